@@ -1,0 +1,1 @@
+"""The trainer: configuration, models, losses and the engine that runs them."""
