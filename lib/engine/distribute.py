@@ -1,0 +1,85 @@
+"""The processes of one job: who this one is, which device it uses, and what the processes agree on."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lib.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that ``torchrun`` started; alone where it started none."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and talks to the user."""
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Replace ``tensor`` by its sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set in any process."""
+        if self.size == 1:
+            return flag
+        return bool(self.sum(torch.tensor(int(flag), device=self.device)).item())
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's ``value``, in rank order."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Return once every process has come this far."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join_world(device: str) -> Iterator[World]:
+    """Join the job's processes over nccl (GPU) or gloo (CPU); ``device`` is ``auto``, ``cpu`` or ``cuda``."""
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but PyTorch sees no GPU: use device=cpu, or check the driver")
+    use_cuda = device != "cpu" and torch.cuda.is_available()
+    if use_cuda:
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"process {local} of this machine has no GPU of its own: set NPROC={torch.cuda.device_count()}"
+            )
+        torch.cuda.set_device(local)
+    world = World(rank, size, torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu"))
+    if size > 1:
+        dist.init_process_group("nccl" if use_cuda else "gloo")
+    try:
+        yield world
+    finally:
+        if size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def use_bfloat16(setting: str, device: torch.device) -> bool:
+    """Whether to run under bfloat16 autocast: ``setting`` is ``auto``, ``true`` or ``false``."""
+    if setting != "auto":
+        return setting == "true"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without instructions of its own for it, a CPU is slower in bfloat16 than in float32.
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

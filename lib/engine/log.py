@@ -1,0 +1,146 @@
+"""What a run tells: lines and a progress bar on the screen, ``log.txt``, ``metrics.jsonl`` and TensorBoard."""
+
+import json
+import logging
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lib.atomic import write_atomically
+
+logger = logging.getLogger("trainer")
+
+
+class _Screen(logging.Handler):
+    """Lines on stdout that do not tear a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+@contextmanager
+def log_to(file: Path | None) -> Iterator[None]:
+    """Send the log to the screen and to the end of ``file``, the error that ends the block included.
+
+    None, for the processes of a job that do not write, keeps the log silent.
+    """
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    handlers: list[logging.Handler] = []
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handlers = [_Screen(logging.INFO), logging.FileHandler(file)]
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        logger.addHandler(handler)
+    try:
+        yield
+    except Exception as error:
+        logger.debug(f"error: {error}")
+        raise
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+class Progress:
+    """Where a run stands: a live bar on a terminal, a plain line for every row elsewhere and in ``log.txt``."""
+
+    def __init__(self, iteration: int, total: int, is_shown: bool):
+        self.total = total
+        self.bar = None
+        if is_shown and sys.stdout.isatty():
+            self.bar = tqdm(total=total, initial=iteration, unit="it", dynamic_ncols=True, file=sys.stdout)
+
+    def advance(self) -> None:
+        """One more iteration is done."""
+        if self.bar:
+            self.bar.update()
+
+    def show(self, row: dict[str, Any]) -> None:
+        """Tell the figures of a row of ``metrics.jsonl``."""
+        parts = " + ".join(f"{name} {row[name]:.4f}" for name in ("out", "aux") if name in row)
+        figures = (
+            f"loss {row['loss']:.4f} ({parts})  lr {row['lr']:.3e}  {row['images_per_s']:.2f} images/s  "
+            f"{row['memory_gib']:.1f} GiB"
+        )
+        line = f"iter {row['iter']}/{self.total}  epoch {row['epoch']:.2f}  {figures}  {clock(row['left_s'])} left"
+        if self.bar:
+            self.bar.set_postfix_str(figures)
+            logger.debug(line)
+        else:
+            logger.info(line)
+
+    def close(self) -> None:
+        if self.bar:
+            self.bar.close()
+
+
+class MetricsFile:
+    """``metrics.jsonl``: one JSON object a line, kept whole across interruptions."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row; it is in the file when this returns."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rewind(self, iteration: int) -> None:
+        """Drop rows later than ``iteration``, and a last line that a kill cut short: a resumed run writes them anew."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if row["iter"] <= iteration:
+                kept.append(line + "\n")
+        write_atomically(self.path, lambda file: file.write("".join(kept).encode()))
+
+
+class Board:
+    """TensorBoard events of one run, written through tensorboardX."""
+
+    def __init__(self, folder: Path, first_iteration: int):
+        from tensorboardX import SummaryWriter
+
+        # Events of iterations that a resumed run repeats are marked as superseded.
+        self.writer = SummaryWriter(str(folder), purge_step=first_iteration, write_to_disk=True)
+
+    def scalars(self, values: dict[str, float], iteration: int) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, iteration)
+
+    def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
+        """Show an RGB uint8 image [H, W, 3]."""
+        self.writer.add_image(name, image, iteration, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak memory so far: of the GPU's allocator, or of this process where there is no GPU; in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
+
+
+def clock(seconds: float) -> str:
+    """``h:mm:ss``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

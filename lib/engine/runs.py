@@ -1,0 +1,72 @@
+"""The run folder: where a run's files lie, and how train, resume, val and test find them."""
+
+import os
+import shutil
+from pathlib import Path
+
+from lib.atomic import write_atomically
+from lib.config import Config
+from lib.errors import UserError
+from lib.recipes import load_config, to_yaml
+
+
+class RunFolder:
+    """``<RUNS_DIR>/<task>/<dataset>/<recipe>/<tag>/`` and the files in it."""
+
+    def __init__(self, config: Config):
+        if not config.tag:
+            raise UserError("the run has no name: give tag=NAME")
+        root = Path(os.environ.get("RUNS_DIR") or Path(__file__).parents[2] / "runs")
+        self.path = root / config.task / config.data.dataset / config.recipe / config.tag
+        self.config = self.path / "config.yaml"
+        self.log = self.path / "log.txt"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.tag = config.tag
+
+    def refuse_existing(self, config: Config) -> None:
+        """Raise UserError where a run of that tag already is, unless ``overwrite=true``."""
+        if self.config.exists() and not config.overwrite:
+            raise UserError(
+                f"{self.path} already holds a run of tag '{self.tag}': continue it with resume, "
+                "choose another tag, or replace it with overwrite=true"
+            )
+
+    def create(self, config: Config) -> None:
+        """Make the folder of a new run, in place of an old one if there is one, and record ``config`` in it."""
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        self.checkpoints.mkdir(parents=True)
+        # `overwrite` is a word about this one start, not a property of the run.
+        config.overwrite = False
+        write_atomically(self.config, lambda file: file.write(to_yaml(config).encode()))
+
+    def checkpoint(self, config: Config, preference: tuple[str, ...]) -> Path:
+        """The file named by ``checkpoint=FILE``, else the first of the run's own in the order of ``preference``."""
+        if config.checkpoint.file:
+            return Path(config.checkpoint.file)
+        for name in preference:
+            path = self.checkpoints / f"{name}.pth"
+            if path.exists():
+                return path
+        raise UserError(
+            f"run '{self.tag}' has no checkpoint in {self.checkpoints}: train it first, or give checkpoint=FILE"
+        )
+
+
+def open_run(recipe: str, overrides: list[str], needs_run: bool) -> tuple[Config, RunFolder]:
+    """The configuration and folder of an existing run.
+
+    What the run recorded in its ``config.yaml`` counts, not the recipe; ``overrides`` still come last. With
+    ``needs_run`` False, ``checkpoint=FILE`` stands in for a run that was never trained here.
+    """
+    config = load_config(recipe, overrides)
+    folder = RunFolder(config)
+    if folder.config.exists():
+        recorded = load_config(folder.config, overrides)
+        recorded.recipe, recorded.tag = config.recipe, config.tag
+        return recorded, folder
+    if needs_run or not config.checkpoint.file:
+        remedy = "train it first" if needs_run else "train it first, or give checkpoint=FILE"
+        raise UserError(f"there is no run of tag '{config.tag}' in {folder.path}: {remedy}")
+    return config, folder

@@ -1,0 +1,314 @@
+"""Training: the story of a run from the first iteration to the last, with stops and resumes in between."""
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from datasets.seg.classes import load_table
+from datasets.seg.loader import eval_loader, train_loader
+from lib.config import Config
+from lib.engine.build import build_eval_dataset, build_loss, build_model, build_train_dataset
+from lib.engine.checkpoint import CheckpointFiles, load_checkpoint, load_model, random_state, restore_random_state
+from lib.engine.distribute import World, join_world, use_bfloat16
+from lib.engine.evaluate import Evaluator
+from lib.engine.log import Board, MetricsFile, Progress, log_to, logger, memory_gib
+from lib.engine.runs import RunFolder, open_run
+from lib.engine.stop import catch_signals
+from lib.errors import UserError
+from lib.optim import build_optimizer, poly_schedule
+from lib.recipes import load_config
+from lib.vis.overlay import denormalise, overlay
+from lib.weights import load_pretrained
+
+
+def train(recipe: str, overrides: list[str]) -> None:
+    """Train a new run from ``recipe``."""
+    config = load_config(recipe, overrides)
+    folder = RunFolder(config)
+    folder.refuse_existing(config)
+    with join_world(config.device) as world:
+        trainer = Trainer(config, folder, world)
+        if world.is_main:
+            folder.create(config)
+        world.wait()
+        trainer.run()
+
+
+def resume(recipe: str, overrides: list[str]) -> None:
+    """Continue a run from its last checkpoint, or from ``checkpoint=FILE``."""
+    config, folder = open_run(recipe, overrides, needs_run=True)
+    config.pretrained = ""
+    path = folder.checkpoint(config, ("latest",))
+    with join_world(config.device) as world:
+        trainer = Trainer(config, folder, world)
+        trainer.restore(path)
+        trainer.run()
+
+
+class Trainer:
+    """One run in one process: data, model, optimiser, and the files it leaves.
+
+    Raises:
+        UserError: from whichever part the user's configuration, data or files make impossible.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder, world: World):
+        self.config, self.folder, self.world = config, folder, world
+        self.table = load_table(config.data.dataset)
+        self.train_data = build_train_dataset(config)
+        self.val_data = build_eval_dataset(config, "val") if config.val.interval else None
+        self.loss = build_loss(config, self.table).to(world.device)
+        self.model = build_model(config)
+        self.notes = []
+        if config.pretrained:
+            self.notes.append(load_pretrained(self.model.backbone, config.pretrained).summary)
+        self.memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+        self.model.to(world.device, memory_format=self.memory_format)
+        self.bfloat16 = use_bfloat16(config.train.amp, world.device)
+        self.evaluator = Evaluator(config, self.model, world)
+        self.optimizer = build_optimizer(
+            self.model,
+            lr=config.train.lr,
+            momentum=config.train.momentum,
+            weight_decay=config.train.weight_decay,
+            head_lr_factor=config.train.head_lr_factor,
+        )
+        self.schedule = poly_schedule(self.optimizer, config.train.max_iters, config.train.power)
+        self.checkpoints = CheckpointFiles(folder.checkpoints, config.checkpoint.keep)
+        self.iteration = 0
+        self.best_miou = -1.0
+        self.validation_is_due = False
+        # Losses of the steps since the last row: still on the device, and already checked.
+        self.unchecked: list[tuple[int, list[str], Tensor]] = []
+        self.unlogged: list[list[float]] = []
+        torch.manual_seed(config.seed + 1 + world.rank)
+        self.random_state = random_state(world.device)
+
+    def restore(self, path: Path) -> None:
+        """Take everything from a checkpoint: the next iteration is the one that would have followed."""
+        state = load_checkpoint(path)
+        load_model(self.model, state["model"], path)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+        except (KeyError, ValueError) as error:
+            raise UserError(f"cannot resume from {path}: {error}") from None
+        self.iteration = state["iteration"]
+        self.best_miou = state["best_miou"]
+        self.validation_is_due = state["validation_is_due"]
+        self.unlogged = state["unlogged"]
+        if self.world.rank < len(state["random"]):
+            self.random_state = state["random"][self.world.rank]
+        self.notes.append(f"resumed from {path} at iteration {self.iteration}")
+
+    def run(self) -> None:
+        """Train until ``train.max_iters``, or until a signal asks to stop; a checkpoint is left either way."""
+        config, total = self.config, self.config.train.max_iters
+        with ExitStack() as stack:
+            stack.enter_context(log_to(self.folder.log if self.world.is_main else None))
+            caught = stack.enter_context(catch_signals())
+            self._open_outputs(stack)
+            batches = self._open_data(stack)
+            # Setting up drew random numbers; the run's own stream starts, or goes on, here.
+            restore_random_state(self.random_state, self.world.device)
+            if self.validation_is_due and self._validate(caught):
+                self._save(is_best=True)
+            self.images_since, self.clock_since = 0, time.perf_counter()
+            while self.iteration < total and not self.world.any(bool(caught)):
+                self._step(batches)
+                is_last, is_best = self.iteration == total, False
+                if self.iteration % config.log.interval == 0 or is_last:
+                    self._log()
+                if config.val.interval and (self.iteration % config.val.interval == 0 or is_last):
+                    is_best = self._validate(caught)
+                if self.iteration % config.checkpoint.interval == 0 or is_last or is_best:
+                    self._save(is_best)
+            if self.iteration < total or self.validation_is_due:
+                self._save(is_best=False)
+                logger.info(f"stopped at iteration {self.iteration}: checkpoint saved, resume continues from here")
+                sys.exit(128 + (caught[0] if caught else signal.SIGTERM))
+            logger.info(f"finished {total} iterations; the run is in {self.folder.path}")
+
+    def _open_outputs(self, stack: ExitStack) -> None:
+        config, world = self.config, self.world
+        self.progress = Progress(self.iteration, config.train.max_iters, is_shown=world.is_main)
+        stack.callback(self.progress.close)
+        self.metrics = self.board = None
+        if world.is_main:
+            self.metrics = MetricsFile(self.folder.metrics)
+            self.metrics.rewind(self.iteration)
+            self.board = Board(self.folder.path, first_iteration=self.iteration + 1)
+            stack.callback(self.board.close)
+        for note in self.notes:
+            logger.info(note)
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        logger.info(
+            f"{config.recipe}: {parameters / 1e6:.1f} M parameters, {len(self.train_data)} training images, "
+            f"{world.size} x {world.device.type}, {'bfloat16' if self.bfloat16 else 'float32'}"
+        )
+
+    def _open_data(self, stack: ExitStack) -> Iterator[dict]:
+        config, world = self.config, self.world
+        self.network: nn.Module = self.model
+        if world.size > 1:
+            if world.device.type == "cuda":
+                self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+            self.network = nn.parallel.DistributedDataParallel(
+                self.network,
+                device_ids=[world.device] if world.device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+            )
+        self.network.train()
+        share = config.train.batch_size // world.size
+        self.accumulation = share // (config.train.micro_batch or share)
+        loader = train_loader(
+            self.train_data,
+            batch_size=config.train.batch_size,
+            micro_batch=config.train.micro_batch,
+            rank=world.rank,
+            world_size=world.size,
+            start_iteration=self.iteration,
+            iterations=config.train.max_iters,
+            seed=config.seed,
+            workers=config.data.workers,
+            pin_memory=world.device.type == "cuda",
+        )
+        return iter(stack.enter_context(loader))
+
+    def _step(self, batches: Iterator[dict]) -> None:
+        """One optimiser step: gradients of all micro-batches, averaged."""
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, files = [], []
+        for part in range(self.accumulation):
+            batch = next(batches)
+            image = batch["image"].to(self.world.device, non_blocking=True, memory_format=self.memory_format)
+            label = batch["label"].to(self.world.device, non_blocking=True)
+            is_last = part == self.accumulation - 1
+            # Gradients travel between processes once a step, with the last micro-batch.
+            with nullcontext() if is_last or self.world.size == 1 else self.network.no_sync():
+                with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bfloat16):
+                    outputs = self.network(image)
+                parts = self.loss(outputs, label)
+                (parts["loss"] / self.accumulation).backward()
+            losses.append(torch.stack([value.detach() for value in parts.values()]))
+            files += [meta["image"] for meta in batch["meta"]]
+        self.optimizer.step()
+        self.loss_names, self.lr = list(parts), self.schedule.get_last_lr()[0]
+        self.schedule.step()
+        self.iteration += 1
+        self.images_since += self.config.train.batch_size
+        self.unchecked.append((self.iteration, files, torch.stack(losses).mean(0)))
+        self.progress.advance()
+        # Looking at a loss waits for the device: on a GPU only before a row, a validation or a checkpoint.
+        if self.world.device.type == "cpu":
+            self._check_losses()
+
+    def _check_losses(self) -> None:
+        """Bring the losses of the steps since the last call to the host; raises UserError where one is not finite."""
+        if not self.unchecked:
+            return
+        values = self.world.sum(torch.stack([losses for _, _, losses in self.unchecked])) / self.world.size
+        for (iteration, files, _), losses in zip(self.unchecked, values.tolist(), strict=True):
+            if not math.isfinite(losses[0]):
+                names = [name for share in self.world.gather(files) for name in share]
+                raise UserError(
+                    f"the loss became {losses[0]} at iteration {iteration} with {', '.join(names)}: "
+                    f"look at these files or lower train.lr; {self._last_checkpoint()}"
+                )
+            self.unlogged.append(losses)
+        self.unchecked.clear()
+
+    def _last_checkpoint(self) -> str:
+        latest = self.folder.checkpoints / "latest.pth"
+        return f"{latest} is from before" if latest.exists() else "no checkpoint was due before"
+
+    def _log(self) -> None:
+        """A row of ``metrics.jsonl``: the mean losses since the last row, and how fast it went."""
+        self._check_losses()
+        rate = self.images_since / (time.perf_counter() - self.clock_since)
+        means = torch.tensor(self.unlogged, dtype=torch.float64).mean(0).tolist()
+        self.unlogged.clear()
+        batch_size = self.config.train.batch_size
+        row = {
+            "iter": self.iteration,
+            "epoch": round(self.iteration * batch_size / len(self.train_data), 4),
+            **dict(zip(self.loss_names, means, strict=True)),
+            "lr": self.lr,
+            "images_per_s": round(rate, 3),
+            "memory_gib": round(memory_gib(self.world.device), 3),
+            "left_s": round((self.config.train.max_iters - self.iteration) * batch_size / rate, 1),
+        }
+        if self.world.is_main:
+            self.progress.show(row)
+            self.metrics.append(row)
+            named = {f"train/{name}": row[name] for name in (*self.loss_names, "lr", "images_per_s")}
+            self.board.scalars(named, self.iteration)
+        self.images_since, self.clock_since = 0, time.perf_counter()
+
+    def _validate(self, caught: list[int]) -> bool:
+        """Score the validation images; returns whether this is the best score so far."""
+        self._check_losses()
+        started = time.perf_counter()
+        config, world = self.config, self.world
+        pictures = []
+
+        def keep_picture(meta: dict, image: Tensor, train_ids) -> None:
+            if world.is_main and len(pictures) < config.val.pictures:
+                shown = denormalise(image, config.data.mean, config.data.std, config.data.color_order)
+                pictures.append((meta["name"], overlay(shown, train_ids, self.table.palette)))
+
+        with eval_loader(
+            self.val_data,
+            rank=world.rank,
+            world_size=world.size,
+            workers=config.data.workers,
+            pin_memory=world.device.type == "cuda",
+        ) as loader:
+            scores = self.evaluator(loader, keep_picture, stop=caught)
+        self.validation_is_due = scores is None
+        if scores is None:
+            return False
+        is_best = scores.miou > self.best_miou
+        self.best_miou = max(self.best_miou, scores.miou)
+        if world.is_main:
+            self.metrics.append({"iter": self.iteration, **scores.as_dict()})
+            self.board.scalars({"val/miou": scores.miou, "val/pixel_accuracy": scores.pixel_accuracy}, self.iteration)
+            named = zip(self.table.names, scores.iou, strict=True)
+            self.board.scalars({f"val_iou/{name}": iou for name, iou in named if not math.isnan(iou)}, self.iteration)
+            for name, picture in pictures:
+                self.board.picture(f"val/{name}", picture, self.iteration)
+        seconds = time.perf_counter() - started
+        logger.info(
+            f"iter {self.iteration}  val mIoU {100 * scores.miou:.2f}{' (best so far)' if is_best else ''}  "
+            f"pixel accuracy {100 * scores.pixel_accuracy:.2f}  {len(self.val_data)} images in {seconds:.1f} s"
+        )
+        self.clock_since += seconds
+        return is_best
+
+    def _save(self, is_best: bool) -> None:
+        """Write a checkpoint; every process takes part, the main one writes."""
+        self._check_losses()
+        started = time.perf_counter()
+        random = self.world.gather(random_state(self.world.device))
+        if self.world.is_main:
+            state = {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "iteration": self.iteration,
+                "sampler": {"position": self.iteration * self.config.train.batch_size},
+                "random": random,
+                "best_miou": self.best_miou,
+                "validation_is_due": self.validation_is_due,
+                "unlogged": self.unlogged,
+            }
+            self.checkpoints.save(state, self.iteration, is_best)
+        self.world.wait()
+        self.clock_since += time.perf_counter() - started

@@ -1,0 +1,62 @@
+"""Models: plain keyword arguments in, tensors out."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from lib.models.backbones import BACKBONES
+from lib.models.blocks import BLOCKS
+from lib.models.heads import HEADS
+from lib.models.options import check_options, choose, option_names
+from lib.models.segmentor import Segmentor
+
+__all__ = ["BACKBONES", "BLOCKS", "HEADS", "Segmentor", "build_segmentor"]
+
+
+def build_segmentor(
+    *,
+    num_classes: int,
+    backbone: Mapping[str, Any],
+    head: Mapping[str, Any],
+    aux: Mapping[str, Any] | None,
+    align_corners: bool = True,
+) -> Segmentor:
+    """Build a segmentor from names in the registries and options of their constructors.
+
+    Args:
+        num_classes: K, the channels of the logits.
+        backbone: ``name`` in ``BACKBONES`` and its options.
+        head: ``name`` in ``HEADS`` and its options; ``block``, which heads without a block pass over, holds a
+            ``name`` in ``BLOCKS`` and its options.
+        aux: the auxiliary head's options (``name`` being ``auxiliary`` unless given), or None for none.
+        align_corners: see ``Segmentor``.
+
+    Raises:
+        UserError: naming the key (``model.head.block.whitening``) and what would be right, if a name is unknown or an
+            option does not fit.
+    """
+    make_backbone, options = _resolve(BACKBONES, backbone, path="model.backbone")
+    features = make_backbone(**options)
+    modules = [_build_head(head, features.channels, num_classes, path="model.head")]
+    if aux is not None:
+        modules.append(_build_head({"name": "auxiliary", **aux}, features.channels, num_classes, path="model.aux"))
+    return Segmentor(features, *modules, align_corners=align_corners)
+
+
+def _build_head(spec: Mapping[str, Any], channels: tuple[int, ...], num_classes: int, *, path: str) -> Any:
+    head = choose(HEADS, spec.get("name"), path=f"{path}.name")
+    spec = dict(spec)
+    block = spec.pop("block", None)
+    if "block" in option_names(head):
+        make_block, options = _resolve(BLOCKS, block or {}, path=f"{path}.block")
+        head = partial(head, block=partial(make_block, **options))
+    _, options = _resolve(HEADS, spec, path=path)
+    return head(channels, num_classes, **options)
+
+
+def _resolve(registry: Mapping[str, Any], spec: Mapping[str, Any], *, path: str) -> tuple[Any, dict[str, Any]]:
+    """The constructor that ``spec`` names and its checked options."""
+    options = {key: value for key, value in spec.items() if key != "name"}
+    constructor = choose(registry, spec.get("name"), path=f"{path}.name")
+    check_options(constructor, options, path=path)
+    return constructor, options

@@ -1,0 +1,81 @@
+"""Calling a constructor with options that a user wrote: names and types are checked against its signature."""
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lib.errors import UserError
+
+
+def choose(registry: Mapping[str, Callable], name: Any, *, path: str) -> Callable:
+    """The registry's entry of that name.
+
+    Raises:
+        UserError: naming ``path`` and the entry most like ``name``, if there is none.
+    """
+    if name not in registry:
+        raise UserError(f"{path}: there is no {name!r}{_suggest(name, registry)}")
+    return registry[name]
+
+
+def check_options(constructor: Callable, options: Mapping[str, Any], *, path: str) -> None:
+    """Check that the keyword-only parameters of ``constructor`` can take ``options``.
+
+    Raises:
+        UserError: naming ``path.option`` and what would be right: a name the constructor knows, a value of its type.
+    """
+    known = option_names(constructor)
+    hints = typing.get_type_hints(_underlying(constructor))
+    for name, value in options.items():
+        if name not in known:
+            raise UserError(f"unknown option {path}.{name}{_suggest(name, known)}")
+        if not _fits(value, hints[name]):
+            raise UserError(f"{path}.{name} is {value!r}: it must be {_describe(hints[name])}")
+
+
+def option_names(constructor: Callable) -> list[str]:
+    """The keyword-only parameters of a constructor."""
+    parameters = inspect.signature(constructor).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def _underlying(constructor: Callable) -> Callable:
+    """The function whose annotations are those of ``constructor``: a class's ``__init__``, a partial's target."""
+    constructor = getattr(constructor, "func", constructor)
+    return constructor.__init__ if inspect.isclass(constructor) else constructor
+
+
+def _suggest(name: Any, known: Mapping | Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else f"; choose one of {', '.join(known)}"
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is Sequence:
+        return isinstance(value, (list, tuple)) and all(_fits(entry, arguments[0]) for entry in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_describe, arguments))
+    if origin is Sequence:
+        return f"a list, each entry {_describe(arguments[0])}"
+    if hint is type(None):
+        return "null"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}.get(hint, hint.__name__)

@@ -1,0 +1,47 @@
+"""The segmentor: a backbone, a head, and an auxiliary head for training."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Segmentor(nn.Module):
+    """Classifies every pixel of an image.
+
+    Args:
+        backbone: takes an image, returns the outputs of its stages.
+        head: takes these, returns logits.
+        aux_head: the same for the auxiliary loss, or None.
+        align_corners: how logits are brought to the image's size, bilinearly: whether corners or edges coincide.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, aux_head: nn.Module | None = None, *, align_corners: bool = True
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.aux_head = aux_head
+        self.align_corners = align_corners
+
+    def forward(self, image: Tensor, with_aux: bool | None = None) -> dict[str, Tensor]:
+        """Classify the pixels of B x 3 x H x W.
+
+        Args:
+            with_aux: whether the auxiliary head's logits are wanted; default in training mode only.
+
+        Returns:
+            Logits B x K x H x W, of float32 or wider: ``out`` and, if wanted and there is that head, ``aux``.
+        """
+        if with_aux is None:
+            with_aux = self.training
+        features = self.backbone(image)
+        logits = {"out": self.head(features)}
+        if with_aux and self.aux_head is not None:
+            logits["aux"] = self.aux_head(features)
+        return {name: self._upsample(low, image.shape[-2:]) for name, low in logits.items()}
+
+    def _upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        # Widened while small: a loss in float32 would otherwise make a second copy at the full size.
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.interpolate(wide, size, mode="bilinear", align_corners=self.align_corners)

@@ -1,0 +1,85 @@
+"""Colour pictures of train ids: alone, over their image, beside image and label, and the legend to read them.
+
+Pictures are uint8 [H, W, 3] in RGB order; train ids uint8 [H, W]; a palette is uint8 [K, 3], RGB, in train-id order.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from lib.atomic import write_atomically
+
+WHITE = 255
+
+
+def colourise(train_ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Each pixel in the colour of its class; black where the id has no class (ignored)."""
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(palette)] = palette
+    return colours[train_ids]
+
+
+def overlay(image: np.ndarray, train_ids: np.ndarray, palette: np.ndarray, alpha: float = 0.5) -> np.ndarray:
+    """The image tinted by class, ``alpha`` x colour + (1 - alpha) x image; ignored pixels stay as they are."""
+    tinted = cv2.addWeighted(colourise(train_ids, palette), alpha, image, 1 - alpha, 0)
+    return np.where((train_ids < len(palette))[..., None], tinted, image)
+
+
+def panel(
+    image: np.ndarray, prediction: np.ndarray, label: np.ndarray | None, palette: np.ndarray, gap: int = 8
+) -> np.ndarray:
+    """Image, overlaid prediction and, where there is one, overlaid label side by side, ``gap`` white pixels between."""
+    pictures = [image, overlay(image, prediction, palette)]
+    if label is not None:
+        pictures.append(overlay(image, label, palette))
+    space = np.full((len(image), gap, 3), WHITE, np.uint8)
+    return np.hstack([part for picture in pictures for part in (space, picture)][1:])
+
+
+def legend(names: Sequence[str], palette: np.ndarray, present: Iterable[int], width: int) -> np.ndarray:
+    """Swatches with the names of the ``present`` train ids, in rows that fit ``width`` pixels: [H, width, 3]."""
+    font, scale, swatch, margin = cv2.FONT_HERSHEY_SIMPLEX, 0.45, 14, 6
+    row_height = swatch + 2 * margin
+    items = [(train_id, cv2.getTextSize(names[train_id], font, scale, 1)[0][0]) for train_id in sorted(present)]
+    corners, left, top = [], margin, 0
+    for _, text_width in items:
+        item_width = swatch + text_width + 3 * margin
+        if left + item_width > width and left > margin:
+            left, top = margin, top + row_height
+        corners.append((left, top + margin))
+        left += item_width
+    strip = np.full((top + row_height, width, 3), WHITE, np.uint8)
+    for (train_id, _), (x, y) in zip(items, corners, strict=True):
+        strip[y : y + swatch, x : x + swatch] = palette[train_id]
+        cv2.putText(
+            strip, names[train_id], (x + swatch + margin, y + swatch - 2), font, scale, (0, 0, 0), 1, cv2.LINE_AA
+        )
+    return strip
+
+
+def denormalise(image: Tensor, mean: Sequence[float], std: Sequence[float], color_order: str) -> np.ndarray:
+    """The RGB picture behind a network input.
+
+    Args:
+        image: float [3, H, W], normalised: (pixel - mean) / std on the 0..255 scale.
+        mean, std: 3 numbers each, in the input's channel order.
+        color_order: "bgr" or "rgb", the input's channel order.
+    """
+    pixels = image.detach().float().cpu().permute(1, 2, 0).numpy()  # [3, H, W] -> [H, W, 3]
+    pixels = pixels * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
+    picture = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(picture[..., ::-1] if color_order == "bgr" else picture)
+
+
+def write_picture(path: str | Path, picture: np.ndarray, quality: int = 90) -> None:
+    """Write an RGB picture, or single-channel uint8 [H, W] such as a label, as its suffix says (.png, .jpg).
+
+    The file appears whole or not at all. ``quality``: of JPEG, 0..100.
+    """
+    pixels = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    suffix = Path(path).suffix
+    _, encoded = cv2.imencode(suffix, pixels, [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else [])
+    write_atomically(path, lambda file: file.write(encoded.tobytes()))

@@ -1,0 +1,47 @@
+"""Reading checkpoint files that strangers made: tensors come out, code never runs."""
+
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib.errors import UserError
+
+
+def read_file(path: str | Path, kind: str = "pretrained file") -> Any:
+    """What ``torch.save`` wrote to ``path``, its tensors on the CPU.
+
+    Args:
+        kind: what the file is called in errors.
+
+    Raises:
+        UserError: if there is no such file, if it is no checkpoint, is cut off, or asks for anything but data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{kind} {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if wanted is None:
+            raise UserError(f"{kind} {path} {_diagnose(path)}") from None
+        raise UserError(f"refused to load {kind} {path}: it asks for {wanted[1]}, and only tensors are read") from None
+    except Exception:  # the bytes of a broken file can lead the reader into any error
+        raise UserError(f"{kind} {path} {_diagnose(path)}") from None
+
+
+def _diagnose(path: Path) -> str:
+    """Why ``path`` could not be read."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == b"":
+        return "is empty"
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        return "is cut off or damaged: copy or download it again"
+    if start.startswith((b"PK", b"\x80")):
+        return "is damaged or no PyTorch checkpoint: copy or download it again"
+    return "is not a PyTorch checkpoint"

@@ -1,0 +1,71 @@
+"""ImageNet weights of torchcv and torchvision for a backbone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from lib.errors import UserError
+from lib.weights.files import read_file
+from lib.weights.names import RESNET, rename
+
+# Batch norm's step counter: files of PyTorch before 0.4.1 have none, and nothing reads it at momentum 0.1.
+COUNTER = ".num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the entries of a file of pretrained weights."""
+
+    path: Path
+    matched: list[str]
+    """Entries of the backbone that were loaded."""
+    missing: list[str]
+    """Entries of the backbone that the file did not need to have."""
+    unexpected: list[str]
+    """Entries of the file that the backbone has no use for: the classifier."""
+
+    @property
+    def summary(self) -> str:
+        """One line for a log."""
+        left_out = f", left out {', '.join(self.unexpected)}" if self.unexpected else ""
+        return f"{self.path.name}: {len(self.matched)} entries matched, {len(self.missing)} missing{left_out}"
+
+
+def load_pretrained(backbone: nn.Module, path: str | Path) -> LoadReport:
+    """Load a classification network's weights, as torchcv or torchvision saved them, into a ``ResNet``.
+
+    Raises:
+        UserError: if the file is unreadable, if nothing in it matches, or if it does not fill the backbone exactly:
+            half a pretrained network trains without complaint and never gets good.
+    """
+    path = Path(path)
+    state, unknown = rename(_parameters(read_file(path), path), RESNET)
+    expected = backbone.state_dict()
+    matched = [name for name in expected if name in state]
+    missing = [name for name in expected if name not in state]
+    if not matched:
+        raise UserError(f"pretrained file {path} holds no weights of a ResNet: nothing in it matches the backbone")
+    problems = {
+        "missing": [name for name in missing if not name.endswith(COUNTER)],
+        "of another shape": [name for name in matched if state[name].shape != expected[name].shape],
+        "too many": [name for name in state if name not in expected]
+        + [name for name in unknown if not name.removeprefix("module.").startswith("fc.")],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{len(names)} entries {what} ({names[0]}...)" for what, names in problems.items() if names)
+        raise UserError(f"pretrained file {path} holds another network than the backbone: {listed}")
+    backbone.load_state_dict({name: state[name] for name in matched}, strict=False)
+    return LoadReport(path=path, matched=matched, missing=missing, unexpected=unknown)
+
+
+def _parameters(content: object, path: Path) -> Mapping[str, Tensor]:
+    """The state dict in a checkpoint, which may be all of it."""
+    if isinstance(content, Mapping):
+        content = content.get("state_dict", content)
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
+        raise UserError(f"pretrained file {path} holds no state dict: names and tensors")
+    return content

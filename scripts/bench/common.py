@@ -1,0 +1,96 @@
+"""What the benchmarks share: timing by turns, the description of the machine, and the report."""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """An argument parser with the option that every benchmark has, ``--json FILE``."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
+    return parser
+
+
+def median_times(candidates: dict[str, Callable[[int], object]], repeats: int, warm_up: int = 1) -> dict[str, float]:
+    """Median wall-clock seconds of each candidate, run by turns so that a disturbance strikes all of them alike.
+
+    A candidate is called with the number of the turn, 0 .. warm_up + repeats - 1; the first ``warm_up`` turns do not
+    count. On a GPU the device is synchronised before and after every call.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(warm_up + repeats):
+        for name, candidate in candidates.items():
+            _synchronise()
+            begin = time.perf_counter()
+            candidate(turn)
+            _synchronise()
+            if turn >= warm_up:
+                seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def environment() -> dict[str, str]:
+    """Date, machine, versions and command of a benchmark."""
+    versions = {"Python": platform.python_version(), "PyTorch": torch.__version__}
+    versions |= {"OpenCV": cv2.__version__, "NumPy": np.__version__}
+    found = {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "commit": _commit(),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _commit() -> str:
+    try:
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def report(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], figures: dict, file: Path | None) -> None:
+    """Print a table and the environment; with ``file``, write ``figures`` and the environment there as JSON."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    print(title)
+    for first, *others in [header, ["-" * width for width in widths], *rows]:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        print("  ".join([first.ljust(widths[0]), *cells]))
+    described = environment()
+    print("\n" + "\n".join(f"{name}: {value}" for name, value in described.items()))
+    if file:
+        file.write_text(json.dumps({"environment": described, "figures": figures}, indent=2) + "\n")
