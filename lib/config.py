@@ -134,6 +134,8 @@ class ValConfig:
     """Windows that go through the network at once."""
     interval: int = 1000
     """Validate every so many iterations and at the end; 0: never while training."""
+    at_start: bool = False
+    """Whether to validate before the first iteration too, so that the log shows where the run came from."""
     pictures: int = 4
     """Predictions shown in TensorBoard at each validation."""
 

@@ -118,6 +118,8 @@ class Trainer:
             batches = self._open_data(stack)
             # Setting up drew random numbers; the run's own stream starts, or goes on, here.
             restore_random_state(self.random_state, self.world.device)
+            if self.iteration == 0 and config.val.interval and config.val.at_start:
+                self.validation_is_due = True
             if self.validation_is_due and self._validate(caught):
                 self._save(is_best=True)
             self.images_since, self.clock_since = 0, time.perf_counter()

@@ -69,9 +69,9 @@ class Street:
         rng, x, strips = self.rng, self.road, self.strips[side]
         for label, chance, width in (
             ("parking", 0.35, 2.3),
-            ("terrain", 0.25, 1.4),
+            ("terrain", 0.35, 1.6),
             ("sidewalk", 1.0, rng.uniform(2.2, 3.8)),
-            ("terrain", 0.4, rng.uniform(1.0, 4.0)),
+            ("terrain", 0.5, rng.uniform(1.0, 4.0)),
         ):
             if rng.random() < chance:
                 strips.append((label, x, x + width))
@@ -103,7 +103,7 @@ class Street:
         rng = self.rng
         kinds, weights = ("car", "truck", "bus", "rider"), (0.4, 0.2, 0.2, 0.2)
         for side, view in ((1, "away"), (-1, "oncoming")):
-            z = rng.uniform(7, 15)
+            z = rng.uniform(8.5, 17)
             if side < 0 and self.tram_x is not None:
                 start = rng.uniform(9, 22)
                 self.add_vehicle("train", self.tram_x, start, view)

@@ -30,15 +30,20 @@ def flanks(faces: dict[str, np.ndarray], view: str) -> tuple[list[np.ndarray], l
     return (ends, along) if view == "crossing" else (along, ends)
 
 
-def wheels(canvas: Canvas, span_x, span_z, radius: float, view: str, label: str, where=(0.2, 0.8)) -> None:
-    """The wheels of the flank that faces the camera, and the near tyres seen from an end."""
+def chassis(canvas: Canvas, span_x: tuple, span_z: tuple, bottom: float, top: float, view: str, label: str) -> None:
+    """The dark underside, and before it the near tyres as seen from an end; the body hides their upper part."""
+    canvas.solid(box(span_x, (bottom, top), span_z), (48, 45, 44), label)
+    if view != "crossing":
+        for left in (span_x[0] + 0.06, span_x[1] - 0.36):
+            canvas.solid(box((left, left + 0.3), (0, top), (span_z[0] + 0.2, span_z[0] + 0.6)), TYRE, label)
+
+
+def wheels(canvas: Canvas, span_x: tuple, span_z: tuple, radius: float, view: str, label: str, where: tuple) -> None:
+    """The wheels of the flank that faces the camera, at shares ``where`` of its length."""
     if view == "crossing":
         for share in where:
             canvas.wheel(span_x[0] + share * (span_x[1] - span_x[0]), span_z[0], radius, True, label)
         return
-    for side, inwards in zip(span_x, (1, -1), strict=True):
-        tyre = sorted((side + inwards * 0.08, side + inwards * 0.38))
-        canvas.solid(box(tuple(tyre), (0, radius * 1.6), (span_z[0] + 0.2, span_z[0] + 0.6)), TYRE, label)
     side = span_x[0] if span_x[0] > 0 else span_x[1]
     if span_x[0] > 0 or span_x[1] < 0:
         for share in where:
@@ -56,7 +61,7 @@ def car(canvas: Canvas, rng: np.random.Generator, x: float, z: float, view: str,
     """A saloon, an estate or a hatchback."""
     span_x, span_z = footprint("car", x, z, view)
     height, start = rng.uniform(1.4, 1.65), rng.uniform(0.05, 0.25)
-    canvas.solid(box(span_x, (0.14, 0.5), span_z), (45, 42, 42), "car")
+    chassis(canvas, span_x, span_z, 0.16, 0.5, view, "car")
     body = box(span_x, (0.3, 0.95), span_z, inset=(0.04, 0.04))
     canvas.solid(body, paint, "car")
     if view == "crossing":
@@ -80,7 +85,7 @@ def car(canvas: Canvas, rng: np.random.Generator, x: float, z: float, view: str,
     if view != "crossing":
         lamps(canvas, ends[0], view, bottom=0.5, top=0.82)
         canvas.panels(ends[0], (0.02, 0, 0.98, 0.18), (55, 52, 52))
-    wheels(canvas, span_x, span_z, 0.33, view, "car")
+    wheels(canvas, span_x, span_z, 0.33, view, "car", where=(0.2, 0.8))
 
 
 def truck(canvas: Canvas, rng: np.random.Generator, x: float, z: float, view: str, paint: Colour) -> None:
@@ -88,7 +93,7 @@ def truck(canvas: Canvas, rng: np.random.Generator, x: float, z: float, view: st
     span_x, span_z = footprint("truck", x, z, view)
     height = rng.uniform(3.1, 3.7)
     cargo_paint = shade((215, 215, 218), rng.uniform(0.6, 1.1)) if rng.random() < 0.5 else shade(paint[::-1], 0.9)
-    canvas.solid(box(span_x, (0.35, 1.0), span_z), (50, 48, 46), "truck")
+    chassis(canvas, span_x, span_z, 0.35, 1.0, view, "truck")
     if view == "crossing":
         cargo = box((span_x[0], span_x[1] - 2.1), (0.9, height), span_z)
         cab = box((span_x[1] - 1.8, span_x[1]), (0.5, 2.6), span_z, inset=(0.15, 0.05))
@@ -123,6 +128,7 @@ def truck(canvas: Canvas, rng: np.random.Generator, x: float, z: float, view: st
 def bus(canvas: Canvas, rng: np.random.Generator, x: float, z: float, view: str, paint: Colour) -> None:
     """A city bus with a band of windows, doors and a lit destination."""
     span_x, span_z = footprint("bus", x, z, view)
+    chassis(canvas, span_x, span_z, 0.3, 0.6, view, "bus")
     body = box(span_x, (0.35, 3.1), span_z, inset=(0.06, 0.06))
     canvas.solid(body, paint, "bus")
     along, ends = flanks(body, view)
