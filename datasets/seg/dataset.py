@@ -1,5 +1,6 @@
 """Reading the prepared layout ``DATA_DIR/{train,val,test}/{image,label}`` and turning its files into samples."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,10 +143,14 @@ def read_pair(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
     Raises:
         UserError: a file is unreadable or cut off, or the two differ in size.
     """
-    image = read_image(sample.image)
     if sample.label is None:
-        return image, None
-    label = read_label(sample.label)
+        return read_image(sample.image), None
+    # Decoding is most of a sample's time and holds no lock, so the label is decoded beside the image. The thread ends
+    # with the sample: one that lasted would be missing after a fork.
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        decoding = beside.submit(read_label, sample.label)
+        image = read_image(sample.image)
+        label = decoding.result()
     if label.shape != image.shape[:2]:
         sizes = [f"{width} x {height}" for height, width in (image.shape[:2], label.shape)]
         raise UserError(f"{sample.image} is {sizes[0]} but its label {sample.label} is {sizes[1]}: prepare both again")

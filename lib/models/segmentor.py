@@ -43,5 +43,7 @@ class Segmentor(nn.Module):
 
     def _upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         # Widened while small: a loss in float32 would otherwise make a second copy at the full size.
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        # And with its classes as planes: sampling and log-softmax are slow over a short last dimension.
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        wide = logits.to(dtype, memory_format=torch.contiguous_format)
         return F.interpolate(wide, size, mode="bilinear", align_corners=self.align_corners)

@@ -28,21 +28,27 @@ def parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def median_times(candidates: dict[str, Callable[[int], object]], repeats: int, warm_up: int = 1) -> dict[str, float]:
-    """Median wall-clock seconds of each candidate, run by turns so that a disturbance strikes all of them alike.
+def median_times(
+    candidates: dict[str, Callable[[int], object]],
+    repeats: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Median seconds of each candidate, run by turns so that a disturbance strikes all of them alike.
 
     A candidate is called with the number of the turn, 0 .. warm_up + repeats - 1; the first ``warm_up`` turns do not
-    count. On a GPU the device is synchronised before and after every call.
+    count. On a GPU the device is synchronised before and after every call. With ``clock=time.process_time`` the
+    seconds are those that all threads of the process spent computing.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(warm_up + repeats):
         for name, candidate in candidates.items():
             _synchronise()
-            begin = time.perf_counter()
+            begin = clock()
             candidate(turn)
             _synchronise()
             if turn >= warm_up:
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append(clock() - begin)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

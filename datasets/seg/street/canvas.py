@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from datasets.seg.classes import load_table
 
@@ -77,7 +78,15 @@ class Canvas:
         visibility: metres after which 63% of a thing's colour is haze.
     """
 
-    def __init__(self, size, horizon, camera_height, focal, haze, visibility):
+    def __init__(
+        self,
+        size: tuple[int, int],
+        horizon: float,
+        camera_height: float,
+        focal: float,
+        haze: Colour,
+        visibility: float,
+    ):
         self.width, self.height = (side * SUPERSAMPLING for side in size)
         self.image = np.zeros((self.height, self.width, 3), np.uint8)
         self.label = np.zeros((self.height, self.width), np.uint8)
@@ -88,7 +97,7 @@ class Canvas:
         self.haze = tuple(map(float, haze))
         self.visibility = visibility
 
-    def project(self, points: np.ndarray) -> np.ndarray:
+    def project(self, points: ArrayLike) -> np.ndarray:
         """World points [..., 3] to pixels (x, y) [..., 2]."""
         points = np.asarray(points, float)
         scale = self.focal / np.maximum(points[..., 2:], NEAREST)
@@ -103,7 +112,7 @@ class Canvas:
         clear = math.exp(-max(z, 0) / self.visibility)
         return tuple(clear * float(c) + (1 - clear) * h for c, h in zip(colour, self.haze, strict=True))
 
-    def fill(self, polygons: np.ndarray, colour: Colour | None, label: str | None) -> None:
+    def fill(self, polygons: ArrayLike, colour: Colour | None, label: str | None) -> None:
         """Fill pixel polygons [n, corners, 2], which do not overlap, in the picture, the label map or both."""
         polygons = list(np.round(polygons).astype(np.int32, order="C"))
         if colour is not None:
@@ -111,7 +120,7 @@ class Canvas:
         if label is not None:
             cv2.fillPoly(self.label, polygons, ID[label])
 
-    def polygon(self, points, colour: Colour, label: str | None = None) -> None:
+    def polygon(self, points: ArrayLike, colour: Colour, label: str | None = None) -> None:
         """Fill a polygon of world points [corners, 3]."""
         points = np.asarray(points, float)
         self.fill(self.project(points)[None], self.tint(colour, points[:, 2].mean()), label)
@@ -131,7 +140,7 @@ class Canvas:
             if self.is_visible(face):
                 self.polygon(face, shade(colour, FACE_LIGHT[name]), label)
 
-    def panels(self, face: np.ndarray, rectangles, colour: Colour, label: str | None = None) -> None:
+    def panels(self, face: np.ndarray, rectangles: ArrayLike, colour: Colour, label: str | None = None) -> None:
         """Draw rectangles (left, bottom, right, top) [n, 4], in shares of a face, on that face if it is visible."""
         if not self.is_visible(face):
             return
@@ -141,7 +150,7 @@ class Canvas:
         corners = (1 - v) * ((1 - u) * bottom_left + u * bottom_right) + v * ((1 - u) * top_left + u * top_right)
         self.fill(self.project(corners), self.tint(colour, face[:, 2].mean()), label)
 
-    def stroke(self, points, width: float, colour: Colour, label: str | None = None) -> None:
+    def stroke(self, points: ArrayLike, width: float, colour: Colour, label: str | None = None) -> None:
         """Draw a line ``width`` metres thick through world points."""
         points = np.asarray(points, float)
         z = points[:, 2].mean()
@@ -150,7 +159,16 @@ class Canvas:
         if label is not None:
             cv2.polylines(self.label, line, False, ID[label], self.pixels(width, z))
 
-    def oval(self, x, y, z, radii: tuple, colour: Colour, label: str | None = None, width: float = 0) -> None:
+    def oval(
+        self,
+        x: float,
+        y: float,
+        z: float,
+        radii: tuple[float, float],
+        colour: Colour,
+        label: str | None = None,
+        width: float = 0,
+    ) -> None:
         """Draw an upright ellipse with ``radii`` (across, up) in metres; with ``width`` the outline only."""
         scale = self.focal / max(z, NEAREST)
         centre = (round(self.width / 2 + scale * x), round(self.horizon + scale * (self.camera_height - y)))
@@ -160,7 +178,7 @@ class Canvas:
         if label is not None:
             cv2.ellipse(self.label, centre, axes, 0, 0, 360, ID[label], -1)
 
-    def wheel(self, x, z, radius: float, across: bool, label: str) -> None:
+    def wheel(self, x: float, z: float, radius: float, across: bool, label: str) -> None:
         """Draw a tyre with its hub that stands on the ground, its axle along z (``across``) or along x."""
         angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)
         for r, colour in ((radius, (28, 26, 26)), (0.5 * radius, (150, 150, 155))):

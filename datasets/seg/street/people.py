@@ -6,6 +6,7 @@ Everything stands at ``x``, ``z`` on the ground and looks right (``facing`` 1) o
 from functools import partial
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from datasets.seg.street.canvas import Canvas, Colour, shade
 
@@ -13,7 +14,7 @@ SKIN = ((120, 150, 205), (150, 180, 232), (75, 105, 165), (50, 72, 115))
 HAIR = ((35, 40, 48), (40, 70, 105), (90, 150, 190), (150, 150, 152))
 
 
-def place(x: float, z: float, facing: int, points) -> np.ndarray:
+def place(x: float, z: float, facing: int, points: ArrayLike) -> np.ndarray:
     """Points (forward, up) of a figure in metres to world points [n, 3]."""
     forward, up = np.asarray(points, float).T
     return np.stack([x + facing * forward, up, np.full_like(up, z)], axis=1)

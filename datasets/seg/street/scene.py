@@ -185,8 +185,8 @@ class Street:
         """Paint everything, back to front."""
         canvas, rng, mood = self.canvas, self.rng, self.mood
         surroundings.sky(canvas, rng, mood.zenith, mood.clouds)
-        surroundings.ground(canvas, rng, self.road, self.strips)
         surroundings.skyline(canvas, rng)
+        surroundings.ground(canvas, rng, self.road, self.strips)
         if self.tram_x is not None:
             surroundings.rails(canvas, self.tram_x)
         self.add_traffic()

@@ -5,7 +5,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from datasets.seg.street.canvas import NEAREST, Canvas, Colour, grid, shade
+from datasets.seg.street.canvas import ID, NEAREST, Canvas, Colour, grid, shade
 from datasets.seg.street.scenery import LEAVES
 
 FAR = 400.0
@@ -125,4 +125,4 @@ def bonnet(canvas: Canvas, paint: Colour) -> None:
         axes = tuple(max(1, round(axis * shrink)) for axis in axes)
         cv2.ellipse(canvas.image, centre, axes, 0, 180, 360, tuple(shade(paint, light)), -1)
         if shrink == 1.0:
-            cv2.ellipse(canvas.label, centre, axes, 0, 180, 360, 1, -1)
+            cv2.ellipse(canvas.label, centre, axes, 0, 180, 360, ID["ego vehicle"], -1)

@@ -129,7 +129,7 @@ def bus(canvas: Canvas, rng: np.random.Generator, x: float, z: float, view: str,
     """A city bus with a band of windows, doors and a lit destination."""
     span_x, span_z = footprint("bus", x, z, view)
     chassis(canvas, span_x, span_z, 0.3, 0.6, view, "bus")
-    body = box(span_x, (0.35, 3.1), span_z, inset=(0.06, 0.06))
+    body = box(span_x, (0.35, rng.uniform(2.9, 3.3)), span_z, inset=(0.06, 0.06))
     canvas.solid(body, paint, "bus")
     along, ends = flanks(body, view)
     for face in along:

@@ -1,0 +1,61 @@
+"""The class tables hold what the datasets publish."""
+
+import numpy as np
+import pytest
+
+from datasets.seg.classes import IGNORE, UNKNOWN, datasets, load_table
+from lib.errors import UserError
+
+CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+
+
+def test_cityscapes_train_ids_follow_the_published_label_ids():
+    table = load_table("cityscapes")
+    assert table.id_of.tolist() == CITYSCAPES_IDS
+    assert table.train_id_of[CITYSCAPES_IDS].tolist() == list(range(19))
+    assert (table.names[0], table.names[13], table.names[18]) == ("road", "car", "bicycle")
+
+
+def test_cityscapes_ids_without_a_train_id_are_ignored_and_others_unknown():
+    lookup = load_table("cityscapes").train_id_of
+    assert lookup.dtype == np.uint8 and lookup.shape == (256,)
+    ignored = sorted(set(range(34)) - set(CITYSCAPES_IDS))
+    assert set(lookup[ignored]) == {IGNORE}
+    assert set(lookup[34:]) == {UNKNOWN}
+
+
+def test_cityscapes_palette_is_the_published_one():
+    table = load_table("cityscapes")
+    assert table.palette.shape == (19, 3) and table.palette.dtype == np.uint8
+    colour = dict(zip(table.names, table.palette.tolist(), strict=True))
+    assert colour["road"] == [128, 64, 128]
+    assert colour["sky"] == [70, 130, 180]
+    assert colour["person"] == [220, 20, 60]
+    assert len({tuple(c) for c in table.palette.tolist()}) == 19
+
+
+def test_cityscapes_weights_are_the_published_ones():
+    weights = load_table("cityscapes").weights
+    assert len(weights) == 19
+    assert weights[:3] == (0.8373, 0.9180, 0.8660) and weights[17:] == (1.1529, 1.0507)
+    assert sum(weights) == pytest.approx(19.0001)
+
+
+def test_camvid_has_eleven_classes_and_void():
+    table = load_table("camvid")
+    assert len(table) == 11
+    assert table.names[0] == "sky" and table.names[10] == "bicyclist"
+    assert table.train_id_of[:12].tolist() == [*range(11), IGNORE]
+    assert table.train_id_of[12] == UNKNOWN
+    assert table.weights is None
+
+
+@pytest.mark.parametrize("dataset, words", [("cityscapes", "0..33"), ("camvid", "0..11")])
+def test_valid_ids_are_given_in_words(dataset, words):
+    assert load_table(dataset).valid_ids == words
+
+
+def test_an_unknown_dataset_is_answered_with_the_known_ones():
+    with pytest.raises(UserError, match=r"camvid.*cityscapes"):
+        load_table("cityscape")
+    assert {"camvid", "cityscapes"} <= set(datasets())
