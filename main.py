@@ -7,6 +7,7 @@ import sys
 import time
 from typing import NoReturn
 
+from lib.engine.stop import end_with_launcher
 from lib.errors import UserError
 
 PHASES = {
@@ -54,6 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> int:
+    end_with_launcher()
     arguments = parse_arguments(sys.argv[1:])
     try:
         run(arguments)

@@ -43,6 +43,14 @@ def build_optimizer(
     )
 
 
-def poly_schedule(optimizer: torch.optim.Optimizer, max_iters: int, power: float) -> torch.optim.lr_scheduler.LambdaLR:
-    """``lr = base_lr * (1 - iteration / max_iters) ** power``; step it once after every iteration."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda iteration: max(0.0, 1 - iteration / max_iters) ** power)
+def poly_schedule(
+    optimizer: torch.optim.Optimizer, max_iters: int, power: float, iteration: int = 0
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """``lr = base_lr * (1 - iteration / max_iters) ** power``; step it once after every iteration.
+
+    Args:
+        iteration: where to start; other than 0, the optimiser must have had a schedule before.
+    """
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda iteration: max(0.0, 1 - iteration / max_iters) ** power, last_epoch=iteration - 1
+    )

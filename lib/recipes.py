@@ -25,6 +25,7 @@ CHOICES = {
 }
 
 AT_LEAST = {
+    "seed": 0,
     "data.workers": 0,
     "data.short_side": 0,
     "data.brightness": 0,
@@ -32,6 +33,9 @@ AT_LEAST = {
     "train.batch_size": 1,
     "train.micro_batch": 0,
     "train.lr": 0,
+    "train.head_lr_factor": 0,
+    "train.power": 0,
+    "train.momentum": 0,
     "train.weight_decay": 0,
     "val.batch_size": 1,
     "val.interval": 0,
@@ -73,7 +77,12 @@ def load_config(file: str | Path, overrides: list[str]) -> Config:
         config = _merge(config, branch, f"{key}={text}")
     if not config.recipe:
         config.recipe = file.stem
-    merged = OmegaConf.to_object(config)
+    try:
+        merged = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error.msg or error).splitlines()[0]}") from None
+    # YAML reads `amp: true` as a boolean.
+    merged.train.amp = merged.train.amp.lower()
     _check_values(merged)
     return merged
 

@@ -11,6 +11,7 @@ from datasets.seg.classes import ClassTable, load_table
 from datasets.seg.dataset import EvalDataset, Pixels, TrainDataset, list_samples
 from lib.config import Config
 from lib.engine.infer import predictor
+from lib.errors import UserError
 from lib.losses import SegmentationLoss
 from lib.models import Segmentor, build_segmentor
 
@@ -62,6 +63,8 @@ def build_model(config: Config) -> Segmentor:
 def build_loss(config: Config, table: ClassTable) -> nn.Module:
     """The training loss."""
     loss = config.loss
+    if loss.class_weights and table.weights is None:
+        raise UserError(f"loss.class_weights=true, but {table.dataset} has no class weights: use false")
     return SegmentationLoss(
         name=loss.name,
         weight=table.weights if loss.class_weights else None,

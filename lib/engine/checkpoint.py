@@ -1,6 +1,5 @@
 """Checkpoints: written so that a kill at any moment leaves the last good one, read without running foreign code."""
 
-import errno
 import os
 import shutil
 from pathlib import Path
@@ -40,13 +39,12 @@ class CheckpointFiles:
                 self._name(path, "best.pth")
         except (OSError, RuntimeError) as error:
             # torch.save reports a failed write as a RuntimeError that hides the reason.
-            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "the write failed"
-            if not isinstance(error, OSError) and shutil.disk_usage(self.folder).free < 1 << 24:
-                reason = os.strerror(errno.ENOSPC)
+            cause = error.__context__ if isinstance(error, RuntimeError) and error.__context__ else error
             raise UserError(
-                f"cannot write checkpoint {path}: {reason}; the previous one is intact: free some space, then resume"
+                f"cannot write checkpoint {path}: {getattr(cause, 'strerror', None) or cause}; "
+                "the previous one is intact: free some space, then resume"
             ) from error
-        self._prune()
+        self._prune(iteration)
 
     def _name(self, path: Path, name: str) -> None:
         temporary = self.folder / f".{name}.part"
@@ -58,17 +56,19 @@ class CheckpointFiles:
             shutil.copyfile(path, temporary)
         os.replace(temporary, self.folder / name)
 
-    def _prune(self) -> None:
-        numbered = sorted(self.folder.glob("iter_*.pth"), key=lambda path: int(path.stem.removeprefix("iter_")))
-        for path in numbered[: -self.keep]:
-            path.unlink(missing_ok=True)
+    def _prune(self, iteration: int) -> None:
+        numbered = {int(path.stem.removeprefix("iter_")): path for path in self.folder.glob("iter_*.pth")}
+        # Later ones are of a course that the run left when it was resumed from an earlier checkpoint.
+        kept = sorted(number for number in numbered if number <= iteration)[-self.keep :]
+        for number in numbered.keys() - kept:
+            numbered[number].unlink(missing_ok=True)
         for path in self.folder.glob(".*.part"):
             path.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of this project; raises UserError where the file is missing, cut off or something else."""
-    state = read_file(path)
+    state = read_file(path, kind="checkpoint")
     if not isinstance(state, dict) or "format" not in state or "model" not in state:
         raise UserError(f"{path} is not a checkpoint of this project")
     if state["format"] != FORMAT:

@@ -1,6 +1,7 @@
 """The processes of one job: who this one is, which device it uses, and what the processes agree on."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,11 @@ def join_world(device: str) -> Iterator[World]:
         dist.init_process_group("nccl" if use_cuda else "gloo")
     try:
         yield world
+    except RuntimeError:
+        # One process's failure breaks the others' connections: what it says counts, and torchrun ends them meanwhile.
+        if size > 1:
+            time.sleep(5)
+        raise
     finally:
         if size > 1 and dist.is_initialized():
             dist.destroy_process_group()

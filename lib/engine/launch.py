@@ -14,13 +14,20 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
+from lib.errors import UserError
+
 GRACE_SECONDS = "600"
 """How long stopped processes may take to finish their iteration and save a checkpoint before they are killed."""
 
 
 def torchrun_arguments() -> list[str]:
-    """What ``torchrun`` is told, from the environment."""
+    """What ``torchrun`` is told, from the environment; raises UserError for what is not a number of processes."""
     processes = os.environ.get("NPROC") or str(max(1, torch.cuda.device_count()))
+    if not processes.isdecimal() or int(processes) == 0:
+        raise UserError(f"NPROC={processes}: must be the number of processes, 1 or more")
+    if int(processes) > 1:
+        # The processes share the machine's cores instead of crowding them.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(processes))))
     arguments = ["--nproc-per-node", processes, "--nnodes", os.environ.get("NNODES", "1")]
     if os.environ.get("RDZV"):
         arguments += ["--rdzv-backend", "c10d", "--rdzv-endpoint", os.environ["RDZV"]]
@@ -33,7 +40,7 @@ def torchrun_arguments() -> list[str]:
 def main() -> int:
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", GRACE_SECONDS)
     # The processes speak for themselves; torchrun's own report would bury their one line.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
     script = Path(__file__).parents[2] / "main.py"
     try:
         run(parse_args([*torchrun_arguments(), str(script), *sys.argv[1:]]))
@@ -42,6 +49,9 @@ def main() -> int:
         return status if status >= 0 else 128 - status
     except SignalException as error:
         return 128 + error.sigval
+    except (UserError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -96,8 +96,11 @@ class MetricsFile:
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def rewind(self, iteration: int) -> None:
-        """Drop rows later than ``iteration``, and a last line that a kill cut short: a resumed run writes them anew."""
+    def rewind(self, iteration: int, validation_is_due: bool) -> None:
+        """Drop what a resumed run writes anew: rows later than ``iteration`` and a last line that a kill cut short.
+
+        With ``validation_is_due``, the validation of ``iteration`` itself is among them.
+        """
         if not self.path.exists():
             return
         kept = []
@@ -106,7 +109,8 @@ class MetricsFile:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if row["iter"] <= iteration:
+            is_repeated = validation_is_due and "miou" in row
+            if row["iter"] < iteration or (row["iter"] == iteration and not is_repeated):
                 kept.append(line + "\n")
         write_atomically(self.path, lambda file: file.write("".join(kept).encode()))
 

@@ -50,7 +50,8 @@ class RunFolder:
             if path.exists():
                 return path
         raise UserError(
-            f"run '{self.tag}' has no checkpoint in {self.checkpoints}: train it first, or give checkpoint=FILE"
+            f"run '{self.tag}' has no checkpoint in {self.checkpoints}: train it with overwrite=true, "
+            "or give checkpoint=FILE"
         )
 
 

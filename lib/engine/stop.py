@@ -1,8 +1,23 @@
-"""Stopping politely: a signal asks, the training loop decides when."""
+"""Stopping: politely, where a signal asks and the training loop decides when; and never outliving the launcher."""
 
+import ctypes
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+PR_SET_PDEATHSIG = 1
+"""Of ``prctl(2)``: the signal that a process gets when its parent dies."""
+
+
+def end_with_launcher() -> None:
+    """Die when torchrun, if that started this process, is killed: a resumed run must not meet this one still writing.
+
+    torchrun starts its processes in sessions of their own, so that nothing else would end them. Linux only.
+    """
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextmanager

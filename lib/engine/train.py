@@ -95,12 +95,17 @@ class Trainer:
         """Take everything from a checkpoint: the next iteration is the one that would have followed."""
         state = load_checkpoint(path)
         load_model(self.model, state["model"], path)
+        self.iteration = state["iteration"]
+        # Learning rates and the like follow the configuration, which the user may have changed.
+        settings = [{key: group[key] for key in group if key != "params"} for group in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
         except (KeyError, ValueError) as error:
             raise UserError(f"cannot resume from {path}: {error}") from None
-        self.iteration = state["iteration"]
+        for group, setting in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(setting)
+        train = self.config.train
+        self.schedule = poly_schedule(self.optimizer, train.max_iters, train.power, self.iteration)
         self.best_miou = state["best_miou"]
         self.validation_is_due = state["validation_is_due"]
         self.unlogged = state["unlogged"]
@@ -145,7 +150,7 @@ class Trainer:
         self.metrics = self.board = None
         if world.is_main:
             self.metrics = MetricsFile(self.folder.metrics)
-            self.metrics.rewind(self.iteration)
+            self.metrics.rewind(self.iteration, self.validation_is_due)
             self.board = Board(self.folder.path, first_iteration=self.iteration + 1)
             stack.callback(self.board.close)
         for note in self.notes:

@@ -1,0 +1,168 @@
+"""Shared fixtures: a tiny prepared dataset, a run trained by the script, and ways to run the program."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import main
+from datasets.seg.street import write_dataset
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "configs" / "seg" / "cityscapes" / "dnl_r101.yaml"
+FAST = (
+    "device=cpu",
+    "model.backbone.name=resnet18",
+    "model.backbone.output_stride=32",
+    "data.crop_size=[64,48]",
+    "data.workers=1",
+    "loss.ohem_min_kept=500",
+    "train.amp=false",
+    "train.batch_size=2",
+    "log.interval=1",
+)
+"""Overrides that make the published recipe run in seconds."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as a user finds it."""
+
+    path: Path
+
+    @property
+    def rows(self) -> list[dict]:
+        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+
+    @property
+    def figures(self) -> list[tuple]:
+        """What must not depend on interruptions: iteration, losses and scores of every row, in order."""
+        return [tuple(row.get(key) for key in ("iter", "loss", "out", "aux", "lr", "miou", "iou")) for row in self.rows]
+
+    def checkpoint(self, name: str = "latest") -> Path:
+        return self.path / "checkpoints" / f"{name}.pth"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: exit status and everything it said."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def error(self) -> str:
+        """The one line of a user's mistake; fails the test where the command ended in any other way."""
+        lines = self.stderr.splitlines()
+        assert self.status == 2, f"exit status {self.status}: {self.stderr}"
+        assert len(lines) == 1 and lines[0].startswith("error: "), f"not one line of error: {self.stderr}"
+        return lines[0]
+
+
+class Scripts:
+    """Runs the recipe scripts as a user does, from a working directory that is not the repository."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.runs = folder / "all runs"
+        self.environment = os.environ | {"RUNS_DIR": str(self.runs), "OMP_NUM_THREADS": "1", "VENV": sys.prefix}
+
+    def start(
+        self, mode: str, *words: str, name: str = "run_dnl", root: Path = ROOT, **environment
+    ) -> subprocess.Popen:
+        return subprocess.Popen(
+            ["bash", str(root / "scripts" / "seg" / "cityscapes" / f"{name}.sh"), mode, *map(str, words)],
+            cwd=self.folder,
+            env=self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, mode: str, *words: str, **options) -> Outcome:
+        process = self.start(mode, *words, **options)
+        stdout, stderr = process.communicate(timeout=120)
+        return Outcome(process.returncode, stdout, stderr)
+
+    def run(self, tag: str) -> Run:
+        return Run(self.runs / "seg" / "cityscapes" / "dnl_r101" / tag)
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory) -> Path:
+    """DATA_DIR of a few drawn scenes of 96 x 64, written by the preprocessing command."""
+    folder = tmp_path_factory.mktemp("street scenes")
+    write_dataset(folder / "raw", {"train": 6, "val": 3, "test": 2}, (96, 64), seed=0, workers=1)
+    command = ["datasets.seg.preprocess.cityscapes", "--src", folder / "raw", "--dst", folder / "prepared data"]
+    subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=True, capture_output=True)
+    return folder / "prepared data"
+
+
+@pytest.fixture
+def data_copy(data_root, tmp_path) -> Path:
+    """A DATA_DIR that the test may damage."""
+    return shutil.copytree(data_root, tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def scripts(tmp_path_factory) -> Iterator[Scripts]:
+    folder = tmp_path_factory.mktemp("working directory")
+    yield Scripts(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def long_run() -> tuple[str, ...]:
+    """Overrides of a run that lasts long enough to be interrupted."""
+    return (*FAST, "train.max_iters=24", "val.interval=12", "checkpoint.interval=6")
+
+
+@pytest.fixture(scope="session")
+def trained(scripts, data_root, long_run) -> Run:
+    """A run that the script trained to its end without interruption."""
+    outcome = scripts("train", "whole", data_root, *long_run)
+    assert outcome.status == 0, outcome.stderr
+    return scripts.run("whole")
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch) -> Iterator[Callable[[str], Run]]:
+    """RUNS_DIR of one test, as a function from a tag of the Cityscapes recipe to its run."""
+    monkeypatch.setenv("RUNS_DIR", str(tmp_path / "runs"))
+    yield lambda tag: Run(tmp_path / "runs" / "seg" / "cityscapes" / "dnl_r101" / tag)
+    # A checkpoint is 120 MB, and pytest keeps the folders of several sessions.
+    shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+
+
+@pytest.fixture
+def command(monkeypatch, capfd) -> Callable[..., Outcome]:
+    """``main.py`` in this process: command(phase, *words, config=FILE)."""
+
+    def call(phase: str, *words: str, config: str | Path = RECIPE) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["main.py", phase, "--config", str(config), *map(str, words)])
+        capfd.readouterr()
+        try:
+            status = main.main()
+        except SystemExit as end:
+            status = end.code
+        return Outcome(status, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def train(command, data_root) -> Callable[..., Outcome]:
+    """A short training in this process: train(tag, *overrides, data=DATA_DIR)."""
+
+    def call(tag: str, *overrides: str, data: Path = data_root) -> Outcome:
+        short = ("train.max_iters=3", "val.interval=0", "checkpoint.interval=100")
+        return command("train", f"tag={tag}", f"data.root={data}", *FAST, *short, *overrides)
+
+    return call
