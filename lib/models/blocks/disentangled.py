@@ -30,10 +30,10 @@ def whiten(x: Tensor, over: str, *, variance: bool = False, eps: float = 1e-5) -
         B x C x N of ``x``'s type. The arithmetic is at least float32: a mean rounded to bfloat16 would not be the mean.
     """
     dims = WHITENED_DIMENSIONS[over]
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    centred = wide - wide.mean(dims, keepdim=True)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    centred = x - x.mean(dims, keepdim=True, dtype=wide)
     if variance:
-        centred = centred * (wide.var(dims, keepdim=True) + eps).rsqrt()
+        centred = centred * (x.to(wide).var(dims, keepdim=True) + eps).rsqrt()
     return centred.to(x.dtype)
 
 
@@ -126,13 +126,16 @@ class DisentangledNonLocal(nn.Module):
         # B x E x ... -> B x M x E
         value = self.value(source).flatten(2).mT
         context = 0.0
-        if self.query is not None:
-            query, key = self.embed(x, source)
-            context = attend(query, key, value, scale=self.scale) * self.gamma
+        # The unary term first: what comes last comes first in backward, and the pairwise term's is the one that needs
+        # memory, so that it should not find the other's gradients there.
         if self.mask is not None:
             # B x 1 x M; the term is the same for every query: B x 1 x E
             mask = self.mask(source).flatten(2)
-            context = context + mask.softmax(dim=2).to(value.dtype) @ value
+            context = mask.softmax(dim=2).to(value.dtype) @ value
+        if self.query is not None:
+            query, key = self.embed(x, source)
+            # the gain in the values' type: one of float32 would widen every tensor that follows under autocast
+            context = attend(query, key, value, scale=self.scale) * self.gamma.to(value.dtype) + context
         # B x N x E -> B x E x ..., N being 1 where there is only the unary term
         shape = x.shape[2:] if self.query is not None else (1,) * (x.dim() - 2)
         context = context.mT.unflatten(2, shape)
