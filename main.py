@@ -67,6 +67,11 @@ def main() -> int:
             time.sleep(2)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError" or arguments.debug:
+            raise
+        print("error: the GPU has too little memory: lower train.micro_batch or val.batch_size", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

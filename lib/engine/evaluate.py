@@ -136,22 +136,19 @@ def _evaluate_split(recipe: str, overrides: list[str], split: str) -> None:
         files.close()
         world.wait()
         if world.is_main:
-            _report(run.path / split, path, state["iteration"], evaluator.table, config, scores if has_labels else None)
+            facts = {
+                "checkpoint": str(path),
+                "iter": state["iteration"],
+                "mode": config.val.mode,
+                "images": len(dataset),
+            }
+            _report(run.path / split, facts, scores if has_labels else None, evaluator.table)
 
 
-def _report(
-    folder: Path, checkpoint: Path, iteration: int, table: ClassTable, config: Config, scores: Scores | None
-) -> None:
+def _report(folder: Path, facts: dict[str, Any], scores: Scores | None, table: ClassTable) -> None:
     """Write ``metrics.json`` and tell the scores and where the pictures are."""
-    images = len(list((folder / "label").glob("*.png")))
-    metrics: dict[str, Any] = {
-        "checkpoint": str(checkpoint),
-        "iter": iteration,
-        "mode": config.val.mode,
-        "images": images,
-    }
     if scores is not None:
-        metrics |= scores.as_dict() | {"classes": list(table.names)}
+        facts |= scores.as_dict() | {"classes": list(table.names)}
         logger.info("\n" + scores.table(table.names))
-    write_atomically(folder / "metrics.json", lambda file: file.write(json.dumps(metrics, indent=1).encode()))
+    write_atomically(folder / "metrics.json", lambda file: file.write(json.dumps(facts, indent=1).encode()))
     logger.info(f"labels, overlays and metrics.json are in {folder}")

@@ -1,7 +1,10 @@
 """The run folder: where a run's files lie, and how train, resume, val and test find them."""
 
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lib.atomic import write_atomically
@@ -31,12 +34,27 @@ class RunFolder:
                 f"{self.path} already holds a run of tag '{self.tag}': continue it with resume, "
                 "choose another tag, or replace it with overwrite=true"
             )
+        if self.config.exists():
+            with self.hold():
+                pass
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep the run to this process while the block lasts; raises UserError where another process has it."""
+        with self.config.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another process is training in {self.path}: stop it first, or choose another tag"
+                ) from None
+            yield
 
     def create(self, config: Config) -> None:
         """Make the folder of a new run, in place of an old one if there is one, and record ``config`` in it."""
-        if self.path.exists():
+        if self.config.exists():
             shutil.rmtree(self.path)
-        self.checkpoints.mkdir(parents=True)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
         # `overwrite` is a word about this one start, not a property of the run.
         config.overwrite = False
         write_atomically(self.config, lambda file: file.write(to_yaml(config).encode()))

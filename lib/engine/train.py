@@ -118,6 +118,8 @@ class Trainer:
         """Train until ``train.max_iters``, or until a signal asks to stop; a checkpoint is left either way."""
         config, total = self.config, self.config.train.max_iters
         with ExitStack() as stack:
+            if self.world.is_main:
+                stack.enter_context(self.folder.hold())
             stack.enter_context(log_to(self.folder.log if self.world.is_main else None))
             caught = stack.enter_context(catch_signals())
             self._open_outputs(stack)
@@ -135,6 +137,9 @@ class Trainer:
                 if self.iteration % config.log.interval == 0 or is_last:
                     self._log()
                 if config.val.interval and (self.iteration % config.val.interval == 0 or is_last):
+                    # Saved first: a validation image that cannot be read must not cost what was learnt so far.
+                    self.validation_is_due = True
+                    self._save(is_best=False)
                     is_best = self._validate(caught)
                 if self.iteration % config.checkpoint.interval == 0 or is_last or is_best:
                     self._save(is_best)

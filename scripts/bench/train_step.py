@@ -56,9 +56,9 @@ def measure(
             outputs = network(image)
         loss = loss_of(outputs, label)["loss"]
         del outputs
-        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        optimizer.zero_grad()
         if device == "cuda":
             torch.cuda.synchronize()
         seconds.append(clock() - begin)
