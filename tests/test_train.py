@@ -1,5 +1,6 @@
 """Training in this process: what may not change the result, and what one optimiser step is."""
 
+import fcntl
 import math
 
 import pytest
@@ -92,3 +93,25 @@ def test_a_validation_that_a_stop_broke_off_is_made_up_for(train, runs, command)
     assert command("resume", "tag=tag").status == 0
     assert runs("tag").figures == whole
     assert not torch.load(latest, weights_only=True)["validation_is_due"]
+
+
+def test_a_validation_image_that_cannot_be_read_costs_no_progress(train, command, runs, data_copy):
+    image = min((data_copy / "val" / "image").iterdir())
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    assert image.name in train("tag", "val.interval=2", data=data_copy).error
+    assert torch.load(runs("tag").checkpoint(), weights_only=True)["iteration"] == 2
+    image.write_bytes(whole)
+    assert command("resume", "tag=tag", f"data.root={data_copy}").status == 0
+    assert [row["iter"] for row in runs("tag").rows if "miou" in row] == [2, 3]
+
+
+def test_two_processes_cannot_train_one_run(train, command, runs, data_root):
+    assert train("tag").status == 0
+    with (runs("tag").path / "config.yaml").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "another process" in command("resume", "tag=tag", f"data.root={data_root}", "train.max_iters=5").error
+        assert "another process" in train("tag", "overwrite=true").error
+    assert len(runs("tag").rows) == 3
+    assert command("resume", "tag=tag", f"data.root={data_root}", "train.max_iters=5").status == 0
+    assert len(runs("tag").rows) == 5
