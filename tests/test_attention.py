@@ -73,6 +73,11 @@ def test_a_second_derivative_is_refused_not_wrong():
         gradient.sum().backward()
 
 
+def test_other_devices_than_the_cpu_keep_the_shapes():
+    query, key, value = (tensor.to("meta") for tensor in make(2, 30, 40, 8, 16, torch.float32))
+    assert attend(query, key, value, scale=0.5).shape == (2, 30, 16)
+
+
 def test_chosen_rows_are_those_of_the_whole_map():
     query, key, _ = make(2, 30, 40, 8, 8, torch.float32)
     whole = torch.softmax(0.3 * query.double() @ key.double().mT, dim=2)

@@ -1,7 +1,6 @@
 """The disentangled block equals the paper's formula in every option and keeps the symmetries it must have."""
 
 import itertools
-import shutil
 
 import pytest
 import torch
@@ -156,10 +155,9 @@ def test_impossible_options_are_refused(options):
         DisentangledNonLocal(8, **options)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_the_block_compiles_without_a_graph_break():
     block = make(whitening="layer").float()
-    compiled = torch.compile(block, fullgraph=True)
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")  # traces all, generates no C++
     x = torch.randn(1, 6, 5, 5)
     ours, expected = x.clone().requires_grad_(), x.clone().requires_grad_()
     compiled(ours).square().sum().backward()
