@@ -56,7 +56,7 @@ def bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize("window", windows(), ids=str)
 def test_resized_region_equals_the_region_of_the_resized_image(noise: np.ndarray, window: Window) -> None:
-    ours = resize_image(noise, window).astype(int)
+    ours = resize_image(noise, window, (HEIGHT, WIDTH)).astype(int)
     whole = cv2.resize(noise, window.resized, interpolation=cv2.INTER_LINEAR)
     assert np.abs(ours - cropped(whole, window)).max() <= 1
 
@@ -64,14 +64,14 @@ def test_resized_region_equals_the_region_of_the_resized_image(noise: np.ndarray
 @pytest.mark.parametrize("window", windows()[::5], ids=str)
 def test_resize_is_bilinear_with_half_pixel_centres(noise: np.ndarray, window: Window) -> None:
     expected = cropped(bilinear(noise.astype(float), window.resized), window)
-    assert np.abs(resize_image(noise, window) - expected).max() <= 1.5
+    assert np.abs(resize_image(noise, window, (HEIGHT, WIDTH)) - expected).max() <= 1.5
 
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("window", windows(), ids=str)
 def test_label_region_equals_the_region_of_the_nearest_resize(ids: np.ndarray, window: Window, flip: bool) -> None:
     expected = cropped(cv2.resize(ids, window.resized, interpolation=cv2.INTER_NEAREST), window)
-    assert np.array_equal(resize_label(ids, window, flip), expected[:, ::-1] if flip else expected)
+    assert np.array_equal(resize_label(ids, window, (HEIGHT, WIDTH), flip), expected[:, ::-1] if flip else expected)
 
 
 def test_only_the_needed_region_is_resized(noise: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_only_the_needed_region_is_resized(noise: np.ndarray, monkeypatch: pytes
     factor, rng = 1.7, np.random.default_rng(3)
     augmentation = Augmentation(crop_size=(385, 385), scale=(factor, factor))
     for _ in range(20):
-        resize_image(large, draw(augmentation, large.shape[:2], rng).window)
+        resize_image(large, draw(augmentation, large.shape[:2], rng).window, large.shape[:2])
     assert np.mean(worked_on) < 0.35 * large.size
 
 

@@ -11,6 +11,7 @@ import torch
 from datasets.seg.augment import Augmentation, draw
 from datasets.seg.classes import IGNORE, load_table
 from datasets.seg.dataset import EvalDataset, Pixels, Sample, TrainDataset, list_samples, read_image
+from datasets.seg.png import Png
 from lib.errors import UserError
 
 TABLE = load_table("cityscapes")
@@ -150,6 +151,24 @@ def test_training_item_equals_the_recipe_applied_to_the_whole_image_step_by_step
         assert np.array_equal(item["label"], expected_label)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_training_item_of_partly_decoded_files_is_that_of_the_whole_ones(tmp_path, suffix: str, monkeypatch) -> None:
+    sample = write_sample(tmp_path, "a", suffix=suffix)
+    dataset = train_dataset([sample], crop_size=(40, 30))
+    image, label = decoded(sample)
+    decode, asked = Png.decode, []
+    monkeypatch.setattr(Png, "decode", lambda png, flags, rows: asked.append(rows) or decode(png, flags, rows))
+    for epoch in range(30):
+        chosen = draw(
+            dataset.augmentation, SIZE, np.random.default_rng(np.random.SeedSequence(0, spawn_key=(epoch, 0)))
+        )
+        item, expected = dataset[(epoch, 0)], dataset.augment(sample, image, label, SIZE, chosen)
+        assert torch.equal(item["image"], expected["image"])
+        assert torch.equal(item["label"], expected["label"])
+        assert item["meta"]["size"] == SIZE
+    assert np.mean(asked) < 0.85 * SIZE[0]
+
+
 def test_padding_is_zero_in_the_image_and_ignored_in_the_label(tmp_path: Path) -> None:
     sample = write_sample(tmp_path, "a")
     cv2.imwrite(str(sample.image), np.full((*SIZE, 3), 200, np.uint8))
@@ -231,6 +250,13 @@ def cut_label_tail(sample: Sample) -> None:
     sample.label.write_bytes(sample.label.read_bytes()[:-6])
 
 
+def change_last_pixels(sample: Sample) -> None:
+    """What a crop at the top never decodes."""
+    content = bytearray(sample.label.read_bytes())
+    content[-20] ^= 1
+    sample.label.write_bytes(content)
+
+
 def write_text(sample: Sample) -> None:
     sample.image.write_text("not an image")
 
@@ -262,6 +288,7 @@ def unknown_label(sample: Sample) -> None:
 DAMAGES = [
     (cut_in_half, "image is truncated"),
     (cut_label_tail, "label is truncated"),
+    (change_last_pixels, "label is damaged"),
     (write_text, "image is not a readable PNG or JPEG"),
     (write_nothing, "image is truncated"),
     (remove, "image cannot be read: No such file"),

@@ -100,37 +100,48 @@ def draw(augmentation: Augmentation, size: tuple[int, int], rng: np.random.Gener
     return Draw(window, offset=(max(0, -x), max(0, -y)), shift=shift, flip=bool(rng.random() < augmentation.flip))
 
 
-def resize_image(image: np.ndarray, window: Window) -> np.ndarray:
+def source_rows(window: Window, height: int) -> int:
+    """How many of the first rows of an image ``height`` pixels high and of its label the part in ``window`` needs."""
+    # Bilinear sampling reaches no less far than the nearest pixel.
+    return _source_span(window.top, window.height, height, window.resized[1])[1].stop
+
+
+def resize_image(image: np.ndarray, window: Window, size: tuple[int, int]) -> np.ndarray:
     """Resize ``image`` bilinearly and return the part in ``window``, touching only the source pixels it needs.
 
     Equal to ``cv2.resize(image, window.resized)`` and cropping, but for a grey level where ``DRIFT`` tips the rounding.
 
     Args:
-        image: uint8 [H, W, C].
+        image: uint8 [>= source_rows, W, C]; rows that the window does not need may be missing at the bottom.
+        window: the part.
+        size: (H, W) of the image with all its rows.
 
     Returns:
         uint8 [window.height, window.width, C].
     """
-    height, width = image.shape[:2]
+    height, width = size
     x_skip, columns, x_factor = _source_span(window.left, window.width, width, window.resized[0])
     y_skip, rows, y_factor = _source_span(window.top, window.height, height, window.resized[1])
     resized = cv2.resize(image[rows, columns], None, fx=x_factor, fy=y_factor, interpolation=cv2.INTER_LINEAR)
     return resized[y_skip : y_skip + window.height, x_skip : x_skip + window.width]
 
 
-def resize_label(label: np.ndarray, window: Window, flip: bool = False) -> np.ndarray:
+def resize_label(label: np.ndarray, window: Window, size: tuple[int, int], flip: bool = False) -> np.ndarray:
     """Resize ``label`` to the nearest pixel and return the part in ``window``, mirrored if ``flip``.
 
     Equal to ``cv2.resize(label, window.resized, interpolation=cv2.INTER_NEAREST)``, cropping and mirroring.
 
     Args:
-        label: uint8 [H, W].
+        label: uint8 [>= source_rows, W]; rows that the window does not need may be missing at the bottom.
+        window: the part.
+        size: (H, W) of the label with all its rows.
+        flip: whether to mirror the part left to right.
 
     Returns:
         uint8 [window.height, window.width].
     """
-    rows = _nearest(window.top, window.height, label.shape[0], window.resized[1])
-    columns = _nearest(window.left, window.width, label.shape[1], window.resized[0])
+    rows = _nearest(window.top, window.height, size[0], window.resized[1])
+    columns = _nearest(window.left, window.width, size[1], window.resized[0])
     first, last = columns[0], columns[-1]
     columns = columns[::-1] if flip else columns
     return np.take(label[rows, first : last + 1], columns - first, axis=1)

@@ -1,18 +1,16 @@
 """Reading the prepared layout ``DATA_DIR/{train,val,test}/{image,label}`` and turning its files into samples."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
-from datasets.seg.augment import Augmentation, Draw, draw, resize_image, resize_label
+from datasets.seg.augment import Augmentation, Draw, draw, resize_image, resize_label, source_rows
 from datasets.seg.classes import IGNORE, UNKNOWN, ClassTable
+from datasets.seg.png import SIGNATURE, Png, PngError, imdecode
 from lib.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -98,71 +96,112 @@ def _files_by_stem(folder: Path, suffixes: tuple[str, ...], content: str, remedy
     return files
 
 
+class ImageFile:
+    """An image file, found whole, whose first rows can be decoded without the rest.
+
+    A PNG's ``size`` comes from its header; a JPEG is decoded to learn it.
+
+    Args:
+        path: a PNG or JPEG.
+        flags: of ``cv2.imdecode``.
+
+    Attributes:
+        size: (height, width) in pixels.
+
+    Raises:
+        UserError: the file is unreadable, cut off or damaged.
+    """
+
+    def __init__(self, path: Path, flags: int) -> None:
+        self.path = path
+        self.flags = flags
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        self._png, self._pixels = None, None
+        if content.startswith(SIGNATURE):
+            try:
+                self._png = Png.parse(content)
+            except PngError as error:
+                raise self._bad(error) from error
+            self.size = self._png.size
+        else:
+            self._pixels = self._decode_other(content)
+            self.size = self._pixels.shape[:2]
+
+    def decode(self, rows: int | None = None) -> np.ndarray:
+        """Decode the first ``rows`` rows (None = all), uint8 [rows, W, 3] in BGR or as ``flags`` say."""
+        rows = self.size[0] if rows is None else rows
+        if self._png is None:
+            return self._pixels[:rows]
+        try:
+            return self._checked(self._png.decode(self.flags, rows))
+        except PngError as error:
+            raise self._bad(error) from error
+
+    def _decode_other(self, content: bytes) -> np.ndarray:
+        # Some OpenCV releases fill what is missing of a truncated file with grey and report no error. A thumbnail
+        # inside a JPEG's header ends with a marker of its own, so the end is looked for after the last scan.
+        cut_off = content.startswith(b"\xff\xd8") and content.rfind(b"\xff\xd9") <= content.rfind(b"\xff\xda")
+        if cut_off or not content:
+            raise self._bad("truncated")
+        return self._checked(imdecode(content, self.flags))
+
+    def _checked(self, pixels: np.ndarray | None) -> np.ndarray:
+        if pixels is None:
+            raise self._bad("not a readable PNG or JPEG image")
+        return pixels
+
+    def _bad(self, reason: object) -> UserError:
+        return UserError(f"{self.path} is {reason}: copy or prepare it again")
+
+
+class LabelFile(ImageFile):
+    """A label file; what it decodes to are label ids, uint8 [rows, W], or else a ``UserError`` says so."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, cv2.IMREAD_UNCHANGED)
+
+    def _checked(self, pixels: np.ndarray | None) -> np.ndarray:
+        pixels = super()._checked(pixels)
+        if pixels.ndim != 2 or pixels.dtype != np.uint8:
+            raise UserError(
+                f"{self.path} is not a label: a label is an 8-bit PNG with one channel that holds label ids"
+            )
+        return pixels
+
+
+def open_image(path: Path) -> ImageFile:
+    """Open an image that decodes to uint8 [rows, W, 3], BGR; raises UserError if it is unreadable or cut off."""
+    # Labels know nothing of a camera's orientation tag, so the pixels are taken as they are stored.
+    return ImageFile(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
 def read_image(path: Path) -> np.ndarray:
     """Decode an image file to uint8 [H, W, 3], BGR; raises UserError if it is unreadable or cut off."""
-    # Labels know nothing of a camera's orientation tag, so the pixels are taken as they are stored.
-    return _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return open_image(path).decode()
 
 
 def read_label(path: Path) -> np.ndarray:
     """Decode a label file to its ids, uint8 [H, W]; raises UserError if it is unreadable, cut off, or in colour."""
-    label = _decode(path, cv2.IMREAD_UNCHANGED)
-    if label.ndim != 2 or label.dtype != np.uint8:
-        raise UserError(f"{path} is not a label: a label is an 8-bit PNG with one channel that holds label ids")
-    return label
+    return LabelFile(path).decode()
 
 
-def _decode(path: Path, flags: int) -> np.ndarray:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    # Some OpenCV releases fill what is missing of a truncated file with grey and report no error.
-    if _is_cut_off(content):
-        raise UserError(f"{path} is truncated: copy or prepare it again")
-    try:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise UserError(f"{path} is not a readable PNG or JPEG image: copy or prepare it again")
-    return pixels
-
-
-def _is_cut_off(content: bytes) -> bool:
-    """Whether a PNG lacks its last chunk, or a JPEG an end-of-image marker after its last scan."""
-    if content.startswith(b"\x89PNG"):
-        return content.rfind(b"IEND\xae\x42\x60\x82") < 0
-    if content.startswith(b"\xff\xd8"):
-        # A thumbnail inside the header ends with a marker of its own, hence "after the last scan".
-        return content.rfind(b"\xff\xd9") <= content.rfind(b"\xff\xda")
-    return not content
-
-
-def read_pair(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
-    """Decode a sample's image (uint8 [H, W, 3], BGR) and label ids (uint8 [H, W]; None without a label).
+def open_pair(sample: Sample) -> tuple[ImageFile, LabelFile | None]:
+    """Open a sample's image and label (None without a label).
 
     Raises:
-        UserError: a file is unreadable or cut off, or the two differ in size.
+        UserError: a file is unreadable, cut off or damaged, or the two differ in size.
     """
+    image = open_image(sample.image)
     if sample.label is None:
-        return read_image(sample.image), None
-    if get_worker_info() is None:
-        image, label = read_image(sample.image), read_label(sample.label)
-    else:
-        # Decoding is most of a sample's time and holds no Python lock: a worker decodes the label beside the image.
-        # The main process does not, because a fork would freeze OpenCV's locks as it finds them.
-        decoding = _second_thread(os.getpid()).submit(read_label, sample.label)
-        image, label = read_image(sample.image), decoding.result()
-    if label.shape != image.shape[:2]:
-        sizes = [f"{width} x {height}" for height, width in (image.shape[:2], label.shape)]
+        return image, None
+    label = LabelFile(sample.label)
+    if label.size != image.size:
+        sizes = [f"{width} x {height}" for height, width in (image.size, label.size)]
         raise UserError(f"{sample.image} is {sizes[0]} but its label {sample.label} is {sizes[1]}: prepare both again")
     return image, label
-
-
-@cache
-def _second_thread(_process: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=1)
 
 
 def _train_ids(label: np.ndarray, table: ClassTable, path: Path) -> np.ndarray:
@@ -174,9 +213,9 @@ def _train_ids(label: np.ndarray, table: ClassTable, path: Path) -> np.ndarray:
     return train_ids
 
 
-def _meta(sample: Sample, image: np.ndarray) -> dict:
+def _meta(sample: Sample, size: tuple[int, int]) -> dict:
     label = None if sample.label is None else str(sample.label)
-    return {"name": sample.name, "image": str(sample.image), "label": label, "size": image.shape[:2]}
+    return {"name": sample.name, "image": str(sample.image), "label": label, "size": size}
 
 
 class TrainDataset(Dataset):
@@ -208,16 +247,23 @@ class TrainDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict:
         """Read, check and augment sample ``index`` as ``epoch`` shows it, for ``key`` = (epoch, index)."""
         sample = self.samples[key[1]]
-        image, label = read_pair(sample)
+        image, label = open_pair(sample)
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
-        return self.augment(sample, image, label, draw(self.augmentation, image.shape[:2], rng))
+        return self.crop(sample, image, label, draw(self.augmentation, image.size, rng))
 
-    def augment(self, sample: Sample, image: np.ndarray, label: np.ndarray, chosen: Draw) -> dict:
-        """Turn a decoded ``sample`` into an item, given its random choices."""
-        part = resize_image(image, chosen.window)
+    def crop(self, sample: Sample, image: ImageFile, label: LabelFile, chosen: Draw) -> dict:
+        """Turn an opened ``sample`` into an item, given its random choices; decode what they need."""
+        rows = source_rows(chosen.window, image.size[0])
+        return self.augment(sample, image.decode(rows), label.decode(rows), image.size, chosen)
+
+    def augment(
+        self, sample: Sample, image: np.ndarray, label: np.ndarray, size: tuple[int, int], chosen: Draw
+    ) -> dict:
+        """Turn a decoded ``sample`` of ``size`` (height, width), or its first rows, into an item."""
+        part = resize_image(image, chosen.window, size)
         if chosen.flip:
             part = cv2.flip(part, 1)
-        train_ids = _train_ids(resize_label(label, chosen.window, chosen.flip), self.table, sample.label)
+        train_ids = _train_ids(resize_label(label, chosen.window, size, chosen.flip), self.table, sample.label)
 
         crop_width, crop_height = self.augmentation.crop_size
         height, width = train_ids.shape
@@ -236,7 +282,7 @@ class TrainDataset(Dataset):
         return {
             "image": torch.from_numpy(image_out),
             "label": torch.from_numpy(label_out),
-            "meta": _meta(sample, image),
+            "meta": _meta(sample, size),
         }
 
 
@@ -262,10 +308,10 @@ class EvalDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         sample = self.samples[index]
-        image, label = read_pair(sample)
-        image_out = np.empty((3, *image.shape[:2]), np.float32)
-        self.pixels.normalise(image, image_out)
-        item = {"image": torch.from_numpy(image_out), "meta": _meta(sample, image)}
+        image, label = open_pair(sample)
+        image_out = np.empty((3, *image.size), np.float32)
+        self.pixels.normalise(image.decode(), image_out)
+        item = {"image": torch.from_numpy(image_out), "meta": _meta(sample, image.size)}
         if label is not None:
-            item["label"] = torch.from_numpy(_train_ids(label, self.table, sample.label).astype(np.int64))
+            item["label"] = torch.from_numpy(_train_ids(label.decode(), self.table, sample.label).astype(np.int64))
         return item
