@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ class Scripts:
 
     def __call__(self, mode: str, *words: str, **options) -> Outcome:
         process = self.start(mode, *words, **options)
-        stdout, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=600)
         return Outcome(process.returncode, stdout, stderr)
 
     def run(self, tag: str) -> Run:
@@ -148,11 +149,15 @@ def command(monkeypatch, capfd) -> Callable[..., Outcome]:
     def call(phase: str, *words: str, config: str | Path = RECIPE) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["main.py", phase, "--config", str(config), *map(str, words)])
         capfd.readouterr()
-        try:
-            status = main.main()
-        except SystemExit as end:
-            status = end.code
-        return Outcome(status, *capfd.readouterr())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore", DeprecationWarning)
+            try:
+                status = main.main()
+            except SystemExit as end:
+                status = end.code
+        stdout, stderr = capfd.readouterr()
+        # pytest would hide them, but a user sees warnings on stderr.
+        return Outcome(status, stdout, stderr + "".join(f"{warning.message}\n" for warning in caught))
 
     return call
 

@@ -31,7 +31,7 @@ class Bomb:
 
 
 @pytest.fixture(scope="module")
-def brief_run(scripts, data_root, trained):
+def brief_run(data_root, trained):
     """Overrides that name the run of ``trained`` and its data."""
     return ("tag=whole", f"data.root={data_root}")
 

@@ -82,3 +82,13 @@ def test_resume_takes_a_learning_rate_from_the_command_line(train, runs, command
     assert command("resume", "tag=slower", "train.max_iters=4", "train.lr=0.0001").status == 0
     rates = [row["lr"] for row in runs("slower").rows]
     assert rates == pytest.approx([0.01, 0.01 * 0.5**0.9, 0.0001 * 0.5**0.9, 0.0001 * 0.25**0.9])
+
+
+def test_a_validation_that_a_stop_broke_off_is_made_up_for(train, runs, command):
+    assert train("tag", "val.interval=3").status == 0
+    whole, latest = runs("tag").figures, runs("tag").checkpoint()
+    state = torch.load(latest, weights_only=True)
+    torch.save(state | {"validation_is_due": True, "best_miou": -1.0}, latest)
+    assert command("resume", "tag=tag").status == 0
+    assert runs("tag").figures == whole
+    assert not torch.load(latest, weights_only=True)["validation_is_due"]

@@ -1,13 +1,15 @@
 """Reading the prepared layout ``DATA_DIR/{train,val,test}/{image,label}`` and turning its files into samples."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from datasets.seg.augment import Augmentation, Draw, draw, resize_image, resize_label
 from datasets.seg.classes import IGNORE, UNKNOWN, ClassTable
@@ -145,16 +147,22 @@ def read_pair(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
     """
     if sample.label is None:
         return read_image(sample.image), None
-    # Decoding is most of a sample's time and holds no lock, so the label is decoded beside the image. The thread ends
-    # with the sample: one that lasted would be missing after a fork.
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        decoding = beside.submit(read_label, sample.label)
-        image = read_image(sample.image)
-        label = decoding.result()
+    if get_worker_info() is None:
+        image, label = read_image(sample.image), read_label(sample.label)
+    else:
+        # Decoding is most of a sample's time and holds no Python lock: a worker decodes the label beside the image.
+        # The main process does not, because a fork would freeze OpenCV's locks as it finds them.
+        decoding = _second_thread(os.getpid()).submit(read_label, sample.label)
+        image, label = read_image(sample.image), decoding.result()
     if label.shape != image.shape[:2]:
         sizes = [f"{width} x {height}" for height, width in (image.shape[:2], label.shape)]
         raise UserError(f"{sample.image} is {sizes[0]} but its label {sample.label} is {sizes[1]}: prepare both again")
     return image, label
+
+
+@cache
+def _second_thread(_process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=1)
 
 
 def _train_ids(label: np.ndarray, table: ClassTable, path: Path) -> np.ndarray:

@@ -79,6 +79,17 @@ class TrainStream(Sampler):
         return rng.permutation(self.samples)
 
 
+def start_worker(_worker: int) -> None:
+    """Prepare a worker process: one thread for every computation, and no part in Ctrl-C and SIGTERM.
+
+    Both signals reach the whole process group, and the main process alone decides what they mean.
+    """
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 class Loader(DataLoader):
     """A DataLoader of batches that raises a worker's UserError as it is, and whose workers can be stopped.
 
@@ -91,7 +102,7 @@ class Loader(DataLoader):
             _Guarded(dataset),
             num_workers=workers,
             collate_fn=_collate,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             persistent_workers=workers > 0,
             # Starting an iteration draws a number, which must not come out of the training's own stream.
             generator=torch.Generator(),
@@ -113,6 +124,8 @@ class Loader(DataLoader):
         atexit.unregister(self.close)
         if self._iterator is not None:
             self._iterator._shutdown_workers()
+            for worker in self._iterator._workers:
+                worker.kill()
             self._iterator = None
 
     def __enter__(self) -> "Loader":
@@ -144,14 +157,6 @@ def _collate(items: list[dict | UserError]) -> dict | UserError:
             return item
     batch = {key: default_collate([item[key] for item in items]) for key in items[0] if key != "meta"}
     return batch | {"meta": [item["meta"] for item in items]}
-
-
-def _start_worker(_worker: int) -> None:
-    # One thread a worker; and the main process alone decides what Ctrl-C and SIGTERM, sent to the whole group, mean.
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def train_loader(

@@ -71,10 +71,10 @@ def join_world(device: str) -> Iterator[World]:
         dist.init_process_group("nccl" if use_cuda else "gloo")
     try:
         yield world
-    except RuntimeError:
+    except RuntimeError as error:
         # One process's failure breaks the others' connections: what it says counts, and torchrun ends them meanwhile.
-        if size > 1:
-            time.sleep(5)
+        if size > 1 and not isinstance(error, torch.OutOfMemoryError):
+            time.sleep(30)
         raise
     finally:
         if size > 1 and dist.is_initialized():

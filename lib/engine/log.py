@@ -1,19 +1,19 @@
-"""What a run tells: lines and a progress bar on the screen, ``log.txt``, ``metrics.jsonl`` and TensorBoard."""
+"""What a run tells: lines and a progress bar on the screen, ``log.txt`` and ``metrics.jsonl``."""
 
 import json
 import logging
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from lib.atomic import write_atomically
+from lib.errors import UserError
 
 logger = logging.getLogger("trainer")
 
@@ -39,6 +39,8 @@ def log_to(file: Path | None) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         handlers = [_Screen(logging.INFO), logging.FileHandler(file)]
     for handler in handlers:
+        # A full disk is reported where it stops the run; a traceback for every line would bury that.
+        handler.handleError = lambda record: None
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(handler)
     try:
@@ -49,7 +51,8 @@ def log_to(file: Path | None) -> Iterator[None]:
     finally:
         for handler in handlers:
             logger.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):
+                handler.close()
 
 
 class Progress:
@@ -93,8 +96,11 @@ class MetricsFile:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row; it is in the file when this returns."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}; free some space, then resume") from error
 
     def rewind(self, iteration: int, validation_is_due: bool) -> None:
         """Drop what a resumed run writes anew: rows later than ``iteration`` and a last line that a kill cut short.
@@ -113,27 +119,6 @@ class MetricsFile:
             if row["iter"] < iteration or (row["iter"] == iteration and not is_repeated):
                 kept.append(line + "\n")
         write_atomically(self.path, lambda file: file.write("".join(kept).encode()))
-
-
-class Board:
-    """TensorBoard events of one run, written through tensorboardX."""
-
-    def __init__(self, folder: Path, first_iteration: int):
-        from tensorboardX import SummaryWriter
-
-        # Events of iterations that a resumed run repeats are marked as superseded.
-        self.writer = SummaryWriter(str(folder), purge_step=first_iteration, write_to_disk=True)
-
-    def scalars(self, values: dict[str, float], iteration: int) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, iteration)
-
-    def picture(self, name: str, image: np.ndarray, iteration: int) -> None:
-        """Show an RGB uint8 image [H, W, 3]."""
-        self.writer.add_image(name, image, iteration, dataformats="HWC")
-
-    def close(self) -> None:
-        self.writer.close()
 
 
 def memory_gib(device: torch.device) -> float:

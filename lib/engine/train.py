@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from datasets.seg.classes import load_table
 from datasets.seg.loader import eval_loader, train_loader
 from lib.config import Config
+from lib.engine.board import Board
 from lib.engine.build import build_eval_dataset, build_loss, build_model, build_train_dataset
 from lib.engine.checkpoint import CheckpointFiles, load_checkpoint, load_model, random_state, restore_random_state
 from lib.engine.distribute import World, join_world, use_bfloat16
 from lib.engine.evaluate import Evaluator
-from lib.engine.log import Board, MetricsFile, Progress, log_to, logger, memory_gib
+from lib.engine.log import MetricsFile, Progress, log_to, logger, memory_gib
 from lib.engine.runs import RunFolder, open_run
 from lib.engine.stop import catch_signals
 from lib.errors import UserError
@@ -125,9 +126,9 @@ class Trainer:
             restore_random_state(self.random_state, self.world.device)
             if self.iteration == 0 and config.val.interval and config.val.at_start:
                 self.validation_is_due = True
+            self.images_since, self.clock_since = 0, time.perf_counter()
             if self.validation_is_due and self._validate(caught):
                 self._save(is_best=True)
-            self.images_since, self.clock_since = 0, time.perf_counter()
             while self.iteration < total and not self.world.any(bool(caught)):
                 self._step(batches)
                 is_last, is_best = self.iteration == total, False

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ def read_file(path: str | Path, kind: str = "pretrained file") -> Any:
     if not path.is_file():
         raise UserError(f"{kind} {path} {'is a folder' if path.is_dir() else 'does not exist'}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # The error that follows tells more than PyTorch's remark on a strange pickle.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         if wanted is None:
@@ -42,6 +46,8 @@ def _diagnose(path: Path) -> str:
         return "is empty"
     if start.startswith(b"PK") and not zipfile.is_zipfile(path):
         return "is cut off or damaged: copy or download it again"
-    if start.startswith((b"PK", b"\x80")):
+    if start.startswith(b"PK"):
         return "is damaged or no PyTorch checkpoint: copy or download it again"
+    if start.startswith(b"\x80"):
+        return "is refused: it is a pickle that is damaged or holds more than tensors"
     return "is not a PyTorch checkpoint"

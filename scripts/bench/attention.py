@@ -6,16 +6,18 @@ Time: the block at 97 x 97 positions, both variants by turns. Memory: what a pas
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import torch
 from common import median_times, parser, report
+from memory import peak_bytes
 from torch import Tensor
 
-from lib.models.blocks import disentangled
+from lib.models.blocks import nonlocal_block
+from lib.models.blocks.disentangled import DisentangledNonLocal
 
 CHANNELS, EMBEDDING = 512, 256
 SMALL, LARGE = (97, 97), (129, 257)
@@ -29,12 +31,12 @@ def plain_attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float = 1.
     return torch.softmax(torch.bmm(scale * query, key.mT), dim=-1) @ value
 
 
-VARIANTS = {"plain": plain_attend, "ours": disentangled.attend}
+VARIANTS = {"plain": plain_attend, "ours": nonlocal_block.attend}
 
 
 def make_pass(variant: str, dtype: str, size: tuple[int, int], *, backward: bool, device: str) -> Callable[..., None]:
     """A function that runs the block once, taking and ignoring any arguments."""
-    block = disentangled.DisentangledNonLocal(CHANNELS, embedding=EMBEDDING, whitening="layer")
+    block = DisentangledNonLocal(CHANNELS, embedding=EMBEDDING, whitening="layer")
     block = block.to(device, DTYPES[dtype], memory_format=torch.channels_last)
     torch.nn.init.ones_(block.gamma)
     x = torch.randn(1, CHANNELS, *size, device=device, dtype=DTYPES[dtype])
@@ -42,7 +44,7 @@ def make_pass(variant: str, dtype: str, size: tuple[int, int], *, backward: bool
     grad = torch.ones_like(x)
 
     def run(*_: object) -> None:
-        disentangled.attend = VARIANTS[variant]
+        nonlocal_block.attend = VARIANTS[variant]
         with torch.set_grad_enabled(backward):
             out = block(x)
         if backward:
@@ -53,13 +55,13 @@ def make_pass(variant: str, dtype: str, size: tuple[int, int], *, backward: bool
     return run
 
 
-def measure_times(device: str, repeats: int) -> list[dict]:
+def measure_times(device: str, repeats: int, clock: Callable[[], float]) -> list[dict]:
     """Seconds of each pass at the small size."""
     rows = []
     for dtype in DTYPES:
         for name, backward in (("forward", False), ("forward + backward", True)):
             passes = {v: make_pass(v, dtype, SMALL, backward=backward, device=device) for v in VARIANTS}
-            seconds = median_times(passes, repeats)
+            seconds = median_times(passes, repeats, clock=clock)
             rows.append({"dtype": dtype, "pass": name, "unit": "s", "target": TARGETS[name], **seconds})
     return rows
 
@@ -97,29 +99,23 @@ def print_peak(variant: str, dtype: str, size: list[int], backward: bool, device
     """The subprocess's part: warm the libraries up on a small input, then print the growth of the peak in MB."""
     make_pass(variant, dtype, (8, 8), backward=backward, device=device)()
     run = make_pass(variant, dtype, tuple(size), backward=backward, device=device)
-    before = peak(device)
+    before = peak_bytes(device)
     run()
-    print((peak(device) - before) / 1e6)
-
-
-def peak(device: str) -> int:
-    """Highest number of bytes in use so far."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print((peak_bytes(device) - before) / 1e6)
 
 
 def main() -> None:
     options = parser(__doc__.splitlines()[0])
     options.add_argument("--repeats", type=int, default=5, help="turns of which the median counts")
+    options.add_argument("--cpu-time", action="store_true", help="seconds of CPU time, for a machine that others use")
     options.add_argument("--peak-of", type=json.loads, help=argparse.SUPPRESS)
     arguments = options.parse_args()
     if arguments.peak_of:
         print_peak(**arguments.peak_of)
         return
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    measured = measure_times(device, arguments.repeats) + measure_memory(device)
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    measured = measure_times(device, arguments.repeats, clock) + measure_memory(device)
     table = []
     for row in measured:
         row["ratio"] = row["ours"] / row["plain"]

@@ -5,7 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # What one chunk of the affinity map takes on a CPU: of the sizes that fit the last cache, the fastest measured.
-CHUNK_BYTES = 16 << 20
+CHUNK_BYTES = 8 << 20
+
+# Rows of a product that is added to a sum of a wider type: few, as it is held in both types.
+PRODUCT_ROWS = 1024
+
+softmax_backward = torch.ops.aten._softmax_backward_data.out
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float = 1.0) -> Tensor:
@@ -35,19 +40,14 @@ def attention_rows(query: Tensor, key: Tensor, *, scale: float = 1.0) -> Tensor:
     return torch.softmax(scale * query.float() @ key.float().mT, dim=-1)
 
 
-def _chunks(queries: int, keys: int, itemsize: int) -> list[slice]:
-    rows = max(64, CHUNK_BYTES // max(1, keys * itemsize))
-    return [slice(start, min(start + rows, queries)) for start in range(0, queries, rows)]
-
-
 @torch.library.custom_op("dnl::chunked_attention", mutates_args=())
 def chunked_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """``attend`` with scale 1 through chunks of the queries."""
     out = query.new_empty(*query.shape[:2], value.shape[2])
-    for item in range(len(query)):
-        for rows in _chunks(query.shape[1], key.shape[1], query.element_size()):
-            attention = torch.softmax(query[item, rows] @ key[item].mT, dim=-1)
-            torch.mm(attention, value[item], out=out[item, rows])
+    for item, (queries, keys, values) in enumerate(zip(query, key, value, strict=True)):
+        chunks, (buffer,) = _chunks(queries, keys, buffers=1)
+        for rows in chunks:
+            torch.mm(_attention(queries[rows], keys, buffer), values, out=out[item, rows])
     return out
 
 
@@ -61,15 +61,48 @@ def chunked_attention_backward(
     grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
     grad_key = torch.zeros_like(key, dtype=wide, memory_format=torch.contiguous_format)
     grad_value = torch.zeros_like(value, dtype=wide, memory_format=torch.contiguous_format)
-    for item in range(len(query)):
-        for rows in _chunks(query.shape[1], key.shape[1], query.element_size()):
-            attention = torch.softmax(query[item, rows] @ key[item].mT, dim=-1)
-            grad_value[item] += attention.mT @ grad[item, rows]
-            grad_attention = grad[item, rows] @ value[item].mT
-            grad_affinity = torch.ops.aten._softmax_backward_data(grad_attention, attention, -1, query.dtype)
-            grad_query[item, rows] = grad_affinity @ key[item]
-            grad_key[item] += grad_affinity.mT @ query[item, rows]
-    return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype)
+    for item in zip(grad, query, key, value, grad_query, grad_key, grad_value, strict=True):
+        _backward_of_item(*item)
+    # one by one, so that the wide ones are not all held until the end
+    grad_key = grad_key.to(key.dtype)
+    return grad_query, grad_key, grad_value.to(value.dtype)
+
+
+def _backward_of_item(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, grad_query: Tensor, grad_key: Tensor, grad_value: Tensor
+) -> None:
+    """Write the gradient of one image's query, add those of its key and value; tensors as above without the batch."""
+    chunks, (buffer, grad_buffer) = _chunks(query, key, buffers=2)
+    for rows in chunks:
+        attention = _attention(query[rows], key, buffer)
+        _add_product(grad_value, attention, grad[rows])
+        grad_map = torch.mm(grad[rows], value.mT, out=grad_buffer[: len(attention)])
+        softmax_backward(grad_map, attention, -1, grad_map.dtype, grad_input=grad_map)
+        torch.mm(grad_map, key, out=grad_query[rows])
+        _add_product(grad_key, grad_map, query[rows])
+
+
+def _chunks(query: Tensor, key: Tensor, *, buffers: int) -> tuple[list[slice], list[Tensor]]:
+    """Slices of queries N x D, and memory for ``buffers`` chunks of their map, which all slices use in turn."""
+    queries, keys = len(query), len(key)
+    rows = min(queries, max(64, CHUNK_BYTES // (keys * query.element_size())))
+    slices = [slice(start, min(start + rows, queries)) for start in range(0, queries, rows)]
+    return slices, [query.new_empty(rows, keys) for _ in range(buffers)]
+
+
+def _attention(query: Tensor, key: Tensor, buffer: Tensor) -> Tensor:
+    """R x D and M x D -> R x M, rows sum to 1, in ``buffer``."""
+    affinity = torch.mm(query, key.mT, out=buffer[: len(query)])
+    return torch.softmax(affinity, dim=-1, out=affinity)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """``total += left^T @ right``, where ``total`` may be of a wider type."""
+    if total.dtype == left.dtype:
+        total.addmm_(left.mT, right)
+        return
+    for part, columns in zip(total.split(PRODUCT_ROWS), left.split(PRODUCT_ROWS, dim=1), strict=True):
+        part += columns.mT @ right
 
 
 @chunked_attention.register_fake

@@ -38,10 +38,10 @@ def whiten(x: Tensor, over: str, *, variance: bool = False, eps: float = 1e-5) -
         B x C x N of ``x``'s type. The arithmetic is at least float32: a mean rounded to bfloat16 would not be the mean.
     """
     dims = WHITENED_DIMENSIONS[over]
-    wide = _widen(x)
-    centred = wide - wide.mean(dims, keepdim=True)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    centred = x - x.mean(dims, keepdim=True, dtype=wide)
     if variance:
-        centred = centred * (wide.var(dims, keepdim=True) + eps).rsqrt()
+        centred = centred * (x.to(wide).var(dims, keepdim=True) + eps).rsqrt()
     return centred.to(x.dtype)
 
 
@@ -220,16 +220,18 @@ class NonLocal(nn.Module):
         """Takes B x C x (positions of ``dimensions`` dimensions) and returns the same shape."""
         source = self.pool_input(x)
         value = self._rows(self.value(source))
-        terms, unary = [], []  # B x N x E or, the same for every position, B x 1 x E; logits B x 1 x M
+        terms = []  # B x N x E or, the same for every position, B x 1 x E
+        # The unary terms first: what comes last comes first in backward, and the pairwise term's is the one that needs
+        # memory, so that it should not find the others' gradients there.
+        if self.mask is not None:
+            terms.append(_average(self._rows(self.mask(source)).mT, value))
         if self.mode != "none":
             query, key, query_mean = self.embed(x, source)
-            pairwise = self._aggregate(query, key, value)
-            terms.append(pairwise if self.gamma is None else pairwise * self.gamma)
             if query_mean is not None:
-                unary.append(query_mean @ key.mT)
-        if self.mask is not None:
-            unary.append(self._rows(self.mask(source)).mT)
-        terms += [logits.softmax(dim=2).to(value.dtype) @ value for logits in unary]
+                terms.append(_average(query_mean @ key.mT, value))
+            pairwise = self._aggregate(query, key, value)
+            # the gain in the values' type: one of float32 would widen every tensor that follows under autocast
+            terms.append(pairwise if self.gamma is None else pairwise * self.gamma.to(value.dtype))
         return x + self._project(reduce(add, terms), x.shape[2:])
 
     def affinity_rows(self, x: Tensor, positions: Sequence[int]) -> Tensor:
@@ -306,6 +308,11 @@ class NonLocal(nn.Module):
             # In training a batch norm refuses a single value per channel, though many equal ones give the same.
             term = self.output_norm(term if len(term) > 1 else term.expand(-1, -1, *positions))
         return term
+
+
+def _average(logits: Tensor, value: Tensor) -> Tensor:
+    """The values' mean weighted by the softmax of B x 1 x M logits: B x M x E -> B x 1 x E."""
+    return logits.softmax(dim=2).to(value.dtype) @ value
 
 
 def _make_sharpness(temperature: float) -> nn.Parameter:

@@ -1,0 +1,59 @@
+"""What a run records survives kills, and a full disk ends it with one line instead of a hang or tracebacks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.engine import board
+from lib.engine.log import MetricsFile, clock, log_to, logger
+from lib.errors import UserError
+
+FULL = Path("/dev/full")
+needs_full_disk = pytest.mark.skipif(not FULL.exists(), reason="only Linux has a disk that is always full")
+
+
+@pytest.mark.parametrize("is_due, kept", [(False, [1, 2, "score 2"]), (True, [1, 2])])
+def test_rewound_metrics_lose_what_is_written_again(tmp_path, is_due, kept):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    for row in ({"iter": 1}, {"iter": 2}, {"iter": 2, "miou": 0.5}, {"iter": 3}):
+        metrics.append(row)
+    with metrics.path.open("a") as file:
+        file.write('{"iter": 4, "los')
+    metrics.rewind(2, validation_is_due=is_due)
+    content = metrics.path.read_text()
+    rows = {1: '{"iter": 1}\n', 2: '{"iter": 2}\n', "score 2": '{"iter": 2, "miou": 0.5}\n'}
+    assert content == "".join(rows[name] for name in kept)
+
+
+@needs_full_disk
+def test_metrics_on_a_full_disk_name_their_file():
+    with pytest.raises(UserError, match="cannot write /dev/full: No space left on device"):
+        MetricsFile(FULL).append({"iter": 1})
+
+
+@needs_full_disk
+def test_events_on_a_full_disk_name_their_file_and_can_be_closed(tmp_path, monkeypatch, capfd):
+    events = board.Board(tmp_path, first_iteration=1)
+    events.records.close()
+    events.records = board.RecordWriter(str(FULL))
+    with pytest.raises(UserError, match=r"cannot write .*events\.out\.tfevents.*: No space left on device"):
+        events.picture("val/scene", np.zeros((4, 4, 3), np.uint8), 2)
+    events.close()
+    del events
+    assert capfd.readouterr().err == ""
+
+
+@needs_full_disk
+def test_a_log_on_a_full_disk_keeps_quiet_and_hides_no_error(capfd):
+    with pytest.raises(UserError, match="what it is about"), log_to(FULL):
+        logger.info("a line")
+        raise UserError("what it is about")
+    captured = capfd.readouterr()
+    assert "a line" in captured.out and captured.err == ""
+
+
+def test_time_left_is_shown_in_hours_minutes_and_seconds():
+    assert [clock(seconds) for seconds in (0, 59.6, 3599, 3661, 90_000)] == [
+        "0:00:00", "0:01:00", "0:59:59", "1:01:01", "25:00:00",
+    ]  # fmt: skip
