@@ -1,5 +1,7 @@
-"""A sheet that compares predictions with labels: ``python -m lib.vis.compare --data DATA_DIR/val --prediction RUN/val/label
---dataset cityscapes --out sheet.jpg``. Each row shows an image, its prediction and its label; below, the classes' colours."""
+"""A sheet that compares predictions with labels.
+
+``python -m lib.vis.compare --data DATA_DIR/val --prediction RUN/val/label --dataset cityscapes --out sheet.jpg``
+"""
 
 import argparse
 from pathlib import Path
@@ -13,7 +15,9 @@ from lib.vis.overlay import legend, panel, write_picture
 
 
 def comparison_sheet(split: Path, predictions: Path, dataset: str, count: int) -> np.ndarray:
-    """RGB uint8 [H, W, 3] with the first ``count`` images of ``split`` (.../val) that ``predictions`` has labels for.
+    """RGB uint8 [H, W, 3]: the first ``count`` images of ``split`` (.../val) that have a PNG in ``predictions``.
+
+    Each row shows an image, its prediction and its label; below, the colours of the classes.
 
     Raises:
         UserError: no image has a prediction.
@@ -36,7 +40,7 @@ def comparison_sheet(split: Path, predictions: Path, dataset: str, count: int) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0].partition(":")[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DATA_DIR/SPLIT", help="a split of a prepared dataset"
     )
