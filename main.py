@@ -14,6 +14,10 @@ PHASES = {
     "train": ("train a new run", "lib.engine.train:train"),
     "resume": ("continue an interrupted run exactly where its last checkpoint is", "lib.engine.train:resume"),
     "val": ("score a run on the validation images", "lib.engine.evaluate:val"),
+    "import-weights": (
+        "SRC DST: write another project's checkpoint as this one's",
+        "lib.engine.convert:import_weights",
+    ),
     "test": ("write label images for the test images", "lib.engine.evaluate:test"),
 }
 

@@ -1,27 +1,22 @@
 """Published segmentation networks and asymmetric blocks: their parameters and options under this project's names."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from lib.errors import UserError
-from lib.weights.names import DISENTANGLED, RESNET, TORCHCV, Table, rename
+from lib.weights.names import RESNET, TORCHCV, Table, convert, nest
 from lib.weights.nonlocal_blocks import (
     GLOBAL_CONTEXT,
     MMCV_NONLOCAL,
     NONLOCAL,
-    UNARY,
     mmcv_nonlocal_options,
     mmseg_disentangled_options,
     nonlocal_options,
     unary_options,
 )
-
-
-def _nest(outer: str, ours: str, table: Table) -> Table:
-    return tuple((outer + theirs, ours + renamed) for theirs, renamed in table)
 
 
 def _layers(theirs: str, ours: str, *, conv: int | str = 0, norm: int | str = 1) -> Table:
@@ -85,7 +80,7 @@ MOBILENET_V2: Table = (
 
 # torchcv's networks whatever their context block, which ``TORCHCV`` names for `nonlocalnowd` only
 _TORCHCV: Table = (
-    *_nest(r"backbone\.", "backbone.", (*HRNET, *MOBILENET_V2)),
+    *nest(r"backbone\.", "backbone.", (*HRNET, *MOBILENET_V2)),
     # pspnet
     *_layers(r"ppm\.ppm\.(\d)", r"head.levels.\1", conv=1, norm=r"2\.0"),
     *_layers(r"cls", "head.fuse", norm=r"1\.0"),
@@ -101,9 +96,9 @@ _TORCHCV: Table = (
     *_layers(r"head\.0\.bottleneck", "head.fuse", norm=r"1\.0"),
     (r"head\.1\.", "head.classifier."),
     # annn
-    *_nest(r"fusion\.", "head.fusion.", ASYMMETRIC_FUSION),
+    *nest(r"fusion\.", "head.fusion.", ASYMMETRIC_FUSION),
     *_layers(r"context", "head.reduce", norm=r"1\.0"),
-    *_nest(r"context\.2\.", "head.block.", ASYMMETRIC_PYRAMID),
+    *nest(r"context\.2\.", "head.block.", ASYMMETRIC_PYRAMID),
     (r"cls\.(?=\w+$)", "head.classifier."),
     # the auxiliary head of deeplabv3 and annn
     *_layers(r"dsn", "aux_head.reduce", norm=r"1\.0"),
@@ -111,14 +106,10 @@ _TORCHCV: Table = (
     *TORCHCV,
 )
 
-# Context blocks by the published networks' names
-TORCHCV_BLOCKS: Mapping[str, Table] = {
-    "nonlocalnowd": DISENTANGLED,
-    "nonlocalbn": NONLOCAL,
-    "nonlocalbn_single": NONLOCAL,
-    "unary": UNARY,
-    "gcnet": GLOBAL_CONTEXT,
-}
+# The context blocks of `nonlocalnowd`, `nonlocalbn`, `unary` and `gcnet`, which share a few names for the same things
+TORCHCV_BLOCKS: Table = (*NONLOCAL, *GLOBAL_CONTEXT)
+
+TORCHCV_NETWORK: Table = (*nest(r"(?:nlm|gcb)\.ctb\.", "head.block.", TORCHCV_BLOCKS), *_TORCHCV)
 
 # The options of a published network's head and of its auxiliary head
 _TORCHCV_HEADS: Mapping[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
@@ -146,7 +137,7 @@ _WHITENINGS = {
 
 # mmsegmentation's heads that are an FCN head, with or without a context block
 _MMSEG: Table = (
-    *_nest(r"backbone\.", "backbone.", RESNET_V1C),
+    *nest(r"backbone\.", "backbone.", RESNET_V1C),
     *_layers(r"decode_head\.convs\.0", "head.reduce", conv="conv", norm="bn"),
     *_layers(r"decode_head\.conv_cat", "head.fuse", conv="conv", norm="bn"),
     (r"decode_head\.conv_seg\.", "head.classifier."),
@@ -158,14 +149,13 @@ _MMSEG: Table = (
 MMSEG_BLOCKS: Mapping[str, Table] = {"nl_block": MMCV_NONLOCAL, "dnl_block": MMCV_NONLOCAL}
 
 
-def convert_torchcv_network(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
-    """A state dict of torchcv's segmentation network ``family``, for a ``Segmentor``.
+def convert_torchcv_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of a torchcv segmentation network, for a ``Segmentor``.
 
     Raises:
-        UserError: naming an entry that this network does not have.
+        UserError: naming an entry that no network known here has.
     """
-    block = TORCHCV_BLOCKS.get(family, ())
-    return convert(state, (*_nest(r"(?:nlm|gcb)\.ctb\.", "head.block.", block), *_TORCHCV), f"torchcv {family}")
+    return convert(state, TORCHCV_NETWORK, "torchcv network")
 
 
 def convert_mmseg_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -174,9 +164,14 @@ def convert_mmseg_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         UserError: naming an entry that these networks do not have.
     """
-    blocks = (_nest(rf"decode_head\.{name}\.", "head.block.", table) for name, table in MMSEG_BLOCKS.items())
+    return convert(state, mmseg_table(state), "mmsegmentation network")
+
+
+def mmseg_table(names: Iterable[str]) -> Table:
+    """The names of mmsegmentation's networks; those of a head's convolutions depend on how many ``names`` has."""
+    blocks = (nest(rf"decode_head\.{name}\.", "head.block.", table) for name, table in MMSEG_BLOCKS.items())
     # With more than two convolutions before the join those after the first make a sequence.
-    refine = [name for name in state if re.search(r"decode_head\.convs\.[1-9]\d*\.conv\.weight$", name)]
+    refine = [name for name in names if re.search(r"decode_head\.convs\.[1-9]\d*\.conv\.weight$", name)]
     chain = [
         entry
         for index in range(len(refine))
@@ -187,19 +182,7 @@ def convert_mmseg_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             norm="bn",
         )
     ]
-    return convert(state, (*(entry for table in blocks for entry in table), *chain, *_MMSEG), "mmsegmentation network")
-
-
-def convert(state: Mapping[str, Tensor], table: Table, network: str) -> dict[str, Tensor]:
-    """``state`` renamed by ``table``; ``network`` is what the error calls it.
-
-    Raises:
-        UserError: naming an entry that the table does not know.
-    """
-    converted, unknown = rename(state, table)
-    if unknown:
-        raise UserError(f"{unknown[0]} is no parameter of a {network}")
-    return converted
+    return (*(entry for table in blocks for entry in table), *chain, *_MMSEG)
 
 
 def asymmetric_options(case: Mapping[str, Any]) -> dict[str, Any]:
