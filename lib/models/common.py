@@ -51,5 +51,6 @@ class ConvNormRelu(ConvNorm):
 def initialise_convolutions(module: nn.Module) -> None:
     """Draw the weights of every convolution in ``module`` from He et al.'s normal distribution (fan-out, ReLU)."""
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
+        # Drawing for the meta device, which holds no numbers, would take seconds.
+        if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
