@@ -34,6 +34,8 @@ def network_rows(crop_size: tuple[int, int], num_classes: int = 19) -> Iterator[
                 head={"name": head, "block": {"name": block}},
                 aux=None,
             ).eval()
+        # The counter follows gradients wherever a module is given something that has any.
+        network.requires_grad_(False)
         if backbone not in known:
             known[backbone] = _run(network.backbone, image)
         features, operations = known[backbone]

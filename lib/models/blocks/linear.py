@@ -42,7 +42,7 @@ class LinearAffinity:
         """
         wide = torch.promote_types(self.left.dtype, torch.float32)
         left, right = self.left.to(wide), self.right.to(wide)
-        with torch.autocast(left.device.type, enabled=False):
+        with _full_precision(left):
             rows = torch.cat([left, right], dim=1) if self.symmetric else left
             return LinearAffinity(left, right, symmetric=self.symmetric).reduce(rows)
 
@@ -64,10 +64,15 @@ def normalised_affinity(query: Tensor, key: Tensor, *, symmetric: bool) -> Linea
     """
     wide = torch.promote_types(query.dtype, torch.float32)
     left, right = (embedding.flatten(2).relu().to(wide) for embedding in (query, key))
-    with torch.autocast(query.device.type, enabled=False):
+    with _full_precision(query):
         # B x 1 x D @ B x D x N
         degree = right.sum(2).unsqueeze(1) @ left
         if symmetric:
             degree = (degree + left.sum(2).unsqueeze(1) @ right) / 2
     root = torch.where(degree > 0, degree, torch.inf).rsqrt()
     return LinearAffinity((left * root).to(query.dtype), (right * root).to(key.dtype), symmetric=symmetric)
+
+
+def _full_precision(x: Tensor) -> torch.autocast:
+    """No autocast on the device of ``x``; the meta device, which has none, stands for the CPU."""
+    return torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False)
