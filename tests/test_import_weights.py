@@ -166,7 +166,7 @@ def test_another_network_is_refused(options, message):
 
 
 def test_names_of_no_known_project_are_refused():
-    with pytest.raises(UserError, match="no project known here"):
+    with pytest.raises(UserError, match="is not a checkpoint of this project, of torchcv"):
         import_network(small_dnl(), {"encoder.weight": torch.ones(1)}, "run.pth")
 
 

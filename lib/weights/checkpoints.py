@@ -53,7 +53,7 @@ def import_network(network: nn.Module, content: object, what: str) -> tuple[dict
     elif any(name.startswith("backbone.") for name in bare) and "head.classifier.weight" not in bare:
         project, table = "torchcv", TORCHCV_NETWORK
     else:
-        raise UserError(f"{what} is of no project known here: neither torchcv nor mmsegmentation names its entries so")
+        raise UserError(f"{what} is not a checkpoint of this project, of torchcv or of mmsegmentation")
     state, unknown = rename(published, table)
     expected = network.state_dict()
     matched = [name for name in expected if name in state]
