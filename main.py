@@ -15,6 +15,11 @@ PHASES = {
     "resume": ("continue an interrupted run exactly where its last checkpoint is", "lib.engine.train:resume"),
     "val": ("score a run on the validation images", "lib.engine.evaluate:val"),
     "test": ("write label images for the test images", "lib.engine.evaluate:test"),
+    "import-weights": (
+        "SRC DST: another project's checkpoint in our format",
+        "lib.engine.convert:import_weights",
+    ),
+    "models": ("print what the networks cost at a recipe's crop; needs no --config", "lib.engine.models:models"),
 }
 
 
@@ -33,15 +38,16 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("phase", choices=PHASES, metavar="phase", help=", ".join(PHASES))
-    parser.add_argument(
-        "--config", required=True, metavar="FILE", help="a recipe below configs/, or a run's config.yaml"
-    )
+    parser.add_argument("--config", metavar="FILE", help="a recipe below configs/, or a run's config.yaml")
     parser.add_argument("--print-config", action="store_true", help="show the merged configuration and stop")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="configuration values; lib/config.py lists all"
     )
-    return parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.config is None and (arguments.phase != "models" or arguments.print_config):
+        parser.error("the following arguments are required: --config")
+    return arguments
 
 
 def run(arguments: argparse.Namespace) -> None:

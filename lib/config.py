@@ -46,11 +46,13 @@ class BackboneConfig:
     name: str = "resnet101"
     """A key of ``lib.models.BACKBONES``."""
     stem: str = "deep"
-    """``deep``: three 3x3 convolutions; ``plain``: one of 7x7."""
+    """Of a ResNet: ``deep``: three 3x3 convolutions; ``v1c``: three of half the channels; ``plain``: one of 7x7."""
     output_stride: int = 8
-    """Input pixels per position of the last stage: 8, 16 or 32."""
+    """Input pixels per position of the last stage of a ResNet or MobileNet: 8, 16 or 32."""
     multi_grid: list[int] = _list(1, 1, 1)
-    """Dilation factors of the last stage's blocks."""
+    """Of a ResNet: dilation factors of the last stage's blocks."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of the backbone's class, whose docstring explains them."""
 
 
 @dataclass
@@ -64,10 +66,13 @@ class BlockConfig:
 @dataclass
 class HeadConfig:
     name: str = "nonlocal"
-    """A key of ``lib.models.HEADS``: ``nonlocal``, or ``fcn`` (the same head without a block)."""
+    """A key of ``lib.models.HEADS``: ``nonlocal``, ``fcn`` (the same head without a block), ``psp``, ..."""
     dropout: float = 0.1
     """Probability of dropping a channel before the classifier."""
     block: BlockConfig = field(default_factory=BlockConfig)
+    """What the head ``nonlocal`` has inside; heads without a block pass over it."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of the head's class, whose docstring explains them."""
 
 
 @dataclass
@@ -76,6 +81,8 @@ class AuxConfig:
     """Whether a classifier on the second-last stage helps the training."""
     dropout: float = 0.1
     """Probability of dropping a channel before the classifier."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of ``lib.models.heads.fcn.AuxiliaryHead``."""
 
 
 @dataclass

@@ -10,112 +10,211 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib import losses
+from lib.errors import UserError
 from lib.models import build_segmentor
+from lib.models.blocks.asymmetric import AsymmetricFusion, AsymmetricPyramid
+from lib.models.blocks.compact_generalized import CompactGeneralizedNonLocal
+from lib.models.blocks.criss_cross import CrissCrossAttention
 from lib.models.blocks.disentangled import DisentangledNonLocal
-from lib.weights import convert_torchcv, convert_torchcv_disentangled
+from lib.models.blocks.double_attention import DoubleAttention
+from lib.models.blocks.global_context import GlobalContext
+from lib.models.blocks.nonlocal_block import NonLocal
+from lib.models.blocks.spectral import SpectralStage
+from lib.models.blocks.unary import Unary
+from lib.weights import networks, nonlocal_blocks, spectral_blocks
+from lib.weights.names import DISENTANGLED, Table, convert
 
 # A comparison: what is compared, this project's tensor, the published one, factor of the tolerance.
 Comparison = tuple[str, Tensor, Tensor, float]
 TOLERANCE = 1e-4
 GRADIENT = 10.0
+SHARED = Path(__file__).resolve().parents[2] / "shared"
 
-# The published whitenings in the order in which the first that a list names counts, and the block's options for them.
-WHITENINGS = {
-    "in_nostd": ("instance", False),
-    "in": ("instance", True),
-    "ln_nostd": ("layer", False),
-    "ln": ("layer", True),
-    "fln_nostd": ("batch", False),
-    "fln": ("batch", True),
+# family of block fixtures: this project's block for their options, and their parameters' names
+BLOCKS: dict[str, tuple[Callable[[dict], nn.Module], Table]] = {
+    "torchcv/nonlocal_nowd": (
+        lambda case: DisentangledNonLocal(case["inplanes"], **dimensions(case), **networks.disentangled_options(case)),
+        DISENTANGLED,
+    ),
+    "torchcv/nonlocal_bn": (
+        lambda case: NonLocal(case["inplanes"], **dimensions(case), **nonlocal_blocks.nonlocal_options(case)),
+        nonlocal_blocks.NONLOCAL,
+    ),
+    "torchcv/unary": (
+        lambda case: Unary(case["inplanes"], **dimensions(case), **nonlocal_blocks.unary_options(case)),
+        nonlocal_blocks.UNARY,
+    ),
+    "mmcv/nonlocal": (
+        lambda case: NonLocal(case["in_channels"], **dimensions(case), **nonlocal_blocks.mmcv_nonlocal_options(case)),
+        nonlocal_blocks.MMCV_NONLOCAL,
+    ),
+    "mmseg/disentangled_nonlocal": (
+        lambda case: DisentangledNonLocal(case["in_channels"], **nonlocal_blocks.mmseg_disentangled_options(case)),
+        nonlocal_blocks.MMCV_NONLOCAL,
+    ),
+    "gcnet/context_block": (
+        lambda case: GlobalContext(case["inplanes"], **nonlocal_blocks.global_context_options(case)),
+        nonlocal_blocks.GLOBAL_CONTEXT,
+    ),
+    "ann/afnb": (
+        lambda case: AsymmetricFusion(
+            case["low_in_channels"], case["high_in_channels"], dropout=0.0, **networks.asymmetric_options(case)
+        ),
+        networks.ASYMMETRIC_FUSION,
+    ),
+    "ann/apnb": (
+        lambda case: AsymmetricPyramid(case["in_channels"], dropout=0.0, **networks.asymmetric_options(case)),
+        networks.ASYMMETRIC_PYRAMID,
+    ),
+    "snl/stage": (
+        lambda case: SpectralStage(**dimensions(case), **spectral_blocks.spectral_options(case)),
+        spectral_blocks.SPECTRAL,
+    ),
+    "snl/seg_stage": (
+        lambda case: SpectralStage(**dimensions(case), **spectral_blocks.spectral_options(case)),
+        spectral_blocks.SPECTRAL,
+    ),
+    "snl/cgnl": (
+        lambda case: CompactGeneralizedNonLocal(
+            **dimensions(case), **spectral_blocks.compact_generalized_options(case)
+        ),
+        spectral_blocks.COMPACT_GENERALIZED,
+    ),
+    "torchcv/a2block": (
+        lambda case: DoubleAttention(**dimensions(case), **spectral_blocks.double_attention_options(case)),
+        spectral_blocks.DOUBLE_ATTENTION,
+    ),
+    "ccnet/criss_cross": (
+        lambda case: CrissCrossAttention(**spectral_blocks.criss_cross_options(case)),
+        spectral_blocks.CRISS_CROSS,
+    ),
 }
 
 
-def disentangled_options(case: dict) -> dict:
-    """The options of ``DisentangledNonLocal`` for the published options of a `nonlocal_nowd` block."""
-    known = [name for name in WHITENINGS if name in (case["whiten_type"] or [])]
-    whitening, variance = WHITENINGS[known[0]] if known else ("none", False)
-    return {
-        "whitening": whitening,
-        "whiten_variance": variance,
-        "pairwise": case["with_nl"],
-        "unary": case["with_gc"],
-        "scale": "nl" not in (case["nowd"] or []),
-        "subsample": case["downsample"],
-        "output_conv": case["use_out"],
-        "output_norm": case["out_bn"],
-        "init_scale": case.get("weight_init_scale", 1.0),
-    }
+def dimensions(case: dict) -> dict[str, int]:
+    """The number of dimensions of the fixture's positions, as an option of a block."""
+    return {"dimensions": case["dimensions"]}
 
 
-def replay_disentangled(case: dict, arrays: dict[str, Tensor], directory: Path) -> Iterator[Comparison]:
-    """Output in eval and in train mode, gradients of the input and of every parameter."""
-    states = {name.removeprefix("state/"): value for name, value in arrays.items() if name.startswith("state/")}
-    dimensions = arrays["input/0"].dim() - 2
-    block = DisentangledNonLocal(
-        case["inplanes"], embedding=case["planes"], dimensions=dimensions, **disentangled_options(case)
-    )
-    block.load_state_dict(convert_torchcv_disentangled(states))
-    x = arrays["input/0"].requires_grad_()
-    yield "output_eval", block.eval()(x), arrays["output_eval"], 1
-    output = block.train()(x)
+def replay_block(case: dict, arrays: dict[str, Tensor], directory: Path) -> Iterator[Comparison]:
+    """Output in eval and in train mode, gradients of the inputs and of every parameter."""
+
+    def entries(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+    build, table = BLOCKS[case["family"]]
+    inputs = {name: array.requires_grad_() for name, array in sorted(entries("input/").items())}
+    case["dimensions"] = inputs["0"].dim() - 2
+    block = build(case)
+    block.load_state_dict(convert(entries("state/"), table, case["family"]))
+    yield "output_eval", block.eval()(*inputs.values()), arrays["output_eval"], 1
+    output = block.train()(*inputs.values())
     yield "output_train", output, arrays["output_train"], 1
     output.backward(arrays["grad_output"])
-    yield "grad_input/0", x.grad, arrays["grad_input/0"], GRADIENT
+    for name, gradient in entries("grad_input/").items():
+        yield f"grad_input/{name}", inputs[name].grad, gradient, GRADIENT
     parameters = dict(block.named_parameters())
-    for name in states:
-        if (published := arrays.get(f"grad_state/{name}")) is not None:
-            (ours,) = convert_torchcv_disentangled({name: published})
-            yield f"grad_state/{name}", parameters[ours].grad, published, GRADIENT
+    for name, gradient in entries("grad_state/").items():
+        (ours,) = convert({name: gradient}, table, case["family"])
+        yield f"grad_state/{name}", parameters[ours].grad, gradient, GRADIENT
 
 
 def replay_network(case: dict, arrays: dict[str, Tensor], directory: Path) -> Iterator[Comparison]:
-    """Both heads' logits in eval mode, with the weights that the fixture's seed gives."""
-    family, backbone = case["family"].removeprefix("torchcv/"), case["backbone"]
-    found = re.fullmatch(r"(deepbase_)?(resnet\d+)_dilated(8|16)", backbone)
-    head = {"name": "fcn"}
-    if family == "nonlocalnowd":
-        head = {"name": "nonlocal", "block": {"name": "disentangled", **disentangled_options(case["nonlocal_"])}}
-    network = build_segmentor(
-        num_classes=case["num_classes"],
-        backbone={
-            "name": found[2],
-            "stem": "deep" if found[1] else "plain",
-            "output_stride": int(found[3]),
-            "multi_grid": case["multi_grid"] or [1, 1, 1],
-        },
-        head=head,
-        aux={},
-    )
-    keys = directory.parent / "spec" / "state_dict_keys" / f"torchcv_{family}_{backbone}.txt"
-    network.load_state_dict(convert_torchcv(published_weights(keys, directory / "fill_weights.py", case["seed"])))
+    """The heads' logits in eval mode, with the weights that the fixture's seed gives."""
+    if case["family"].startswith("mmseg/"):
+        options, converted = networks.mmseg_network_options(case), networks.convert_mmseg_network
+    else:
+        options, converted = networks.torchcv_network_options(case), networks.convert_torchcv_network
+    network = build_segmentor(**options)
+    empty = published_entries(case, network, converted, find_key_lists(directory))
+    network.load_state_dict(converted(load_fill(directory)(empty, case["seed"])))
     with torch.no_grad():
         logits = network.eval()(arrays["input"], with_aux=True)
-    for name in ("out", "aux"):
+    for name in arrays.keys() - {"input"}:
         yield name, logits[name], arrays[name], 1
 
 
-def published_weights(keys: Path, fill_weights: Path, seed: int) -> dict[str, Tensor]:
-    """The state dict of a fixture's network: names and shapes from ``keys``, values from ``fill_weights``."""
-    empty = {}
-    for line in keys.read_text().splitlines():
-        name, shape = line.split("\t")
-        dtype = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
-        empty[name] = torch.zeros(json.loads(shape), dtype=dtype)
-    spec = importlib.util.spec_from_file_location("fill_weights", fill_weights)
+def published_entries(
+    case: dict, network: nn.Module, converted: Callable[[dict], dict], lists: Path
+) -> dict[str, Tensor]:
+    """The published state dict, without its values, of the network that a fixture was recorded from.
+
+    Names come from the published lists of the same head and of the same kind of backbone, shapes from ``network``, so
+    that other depths and other options of a head need no list of their own.
+
+    Raises:
+        UserError: naming an entry of ``network`` for which no list has a name.
+    """
+    project, family = case["family"].split("/")
+    if project == "mmseg":
+        heads, backbones = f"mmseg_{family.removesuffix('Head').lower()}_*.txt", "mmseg_*.txt"
+    else:
+        kind = next(kind for kind in ("resnet", "hrnet", "mobilenetv2") if kind in case["backbone"])
+        heads, backbones = f"torchcv_{family}_*.txt", f"torchcv_*{kind}*.txt"
+    names = {name for name in _listed(lists, backbones) if name.startswith("backbone.")}
+    names |= {name for name in _listed(lists, heads) if not name.startswith("backbone.")}
+    names |= {f"nlm.ctb.{layer}.{leaf}" for layer in NORMS_AND_OUTPUT for leaf in LEAVES if family in WITH_OPTIONS}
+    if project == "mmseg":
+        count = case["head_args"].get("num_convs", 2)
+        names = {name for name in names if not name.startswith("decode_head.convs.")} | {
+            f"decode_head.convs.{index}.{layer}" for index in range(count) for layer in CONV_AND_NORM
+        }
+        names.add("decode_head.nl_block.concat_project.conv.weight")
+    # Where two published names mean one entry the later one's values count, as when the published network loads them.
+    renamed = {theirs: ours for ours, theirs in converted({name: name for name in sorted(names)}).items()}
+    for shadowed in names - renamed.keys():
+        (renamed[shadowed],) = converted({shadowed: shadowed})
+    ours = network.state_dict()
+    empty = {name: torch.zeros_like(ours[renamed[name]]) for name in sorted(names) if renamed[name] in ours}
+    for missing in ours.keys() - renamed.values():
+        # Units of a ResNet's stage that the lists do not reach are named alike here and there.
+        if not re.match(r"backbone\.layer\d\.", missing):
+            raise UserError(f"no list of published names in {lists} has one for {missing} of {case['family']}")
+        empty[missing] = torch.zeros_like(ours[missing])
+    return empty
+
+
+# Layers of torchcv's context blocks that options add, and their entries
+NORMS_AND_OUTPUT = ("conv_mask", "conv_out", "out_bn", "query_bn", "key_bn", "query_bn_affine", "key_bn_affine")
+LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+CONV_AND_NORM = ("conv.weight", *(f"bn.{leaf}" for leaf in LEAVES))
+WITH_OPTIONS = ("nonlocalnowd", "nonlocalbn", "nonlocalbn_single", "unary")
+
+
+def _listed(lists: Path, pattern: str) -> set[str]:
+    return {line.split("\t")[0] for file in lists.glob(pattern) for line in file.read_text().splitlines()}
+
+
+def find_key_lists(directory: Path) -> Path:
+    """The folder of published names: beside the fixtures' folder, or beside the repository."""
+    return _find(directory.parent / "spec" / "state_dict_keys", SHARED / "spec" / "state_dict_keys")
+
+
+def load_fill(directory: Path) -> Callable[[dict[str, Tensor], int], dict[str, Tensor]]:
+    """The function that gives a fixture's weights, from the fixtures' folder or from the one beside the repository."""
+    file = _find(directory / "fill_weights.py", SHARED / "golden" / "fill_weights.py")
+    spec = importlib.util.spec_from_file_location("fill_weights", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.fill(empty, seed)
+    return module.fill
+
+
+def _find(*candidates: Path) -> Path:
+    for path in candidates:
+        if path.exists():
+            return path
+    raise UserError(f"network fixtures need {candidates[0].name}: neither {' nor '.join(map(str, candidates))} exists")
 
 
 def replay_loss(case: dict, arrays: dict[str, Tensor], directory: Path) -> Iterator[Comparison]:
@@ -132,17 +231,19 @@ def replay_loss(case: dict, arrays: dict[str, Tensor], directory: Path) -> Itera
         yield f"grad_{name}", logits.grad, arrays[f"grad_{name}"].nan_to_num(0.0), GRADIENT
 
 
-REPLAYS = {
-    "torchcv/nonlocal_nowd": replay_disentangled,
-    "torchcv/nonlocalnowd": replay_network,
-    "torchcv/basenet": replay_network,
-    "torchcv/loss": replay_loss,
-}
+def find_replay(case: dict) -> Callable[[dict, dict[str, Tensor], Path], Iterator[Comparison]]:
+    """How fixtures like this one are replayed; torchcv has a block and a network of the name `unary`.
 
-
-def is_supported(case: dict) -> bool:
-    """Whether this project can build what the fixture was recorded from."""
-    return case["family"] in REPLAYS and "resnet" in case.get("backbone", "resnet")
+    Raises:
+        UserError: if this project has no such block or network.
+    """
+    if case["family"] == "torchcv/loss":
+        return replay_loss
+    if "backbone" in case or "head_args" in case:
+        return replay_network
+    if case["family"] in BLOCKS:
+        return replay_block
+    raise UserError("not supported")
 
 
 def load_fixture(file: Path) -> tuple[dict, dict[str, Tensor]]:
@@ -164,10 +265,12 @@ def relative_error(ours: Tensor, published: Tensor) -> float:
 def replay(file: Path) -> tuple[str, bool]:
     """A line about the fixture, and whether every comparison holds."""
     case, arrays = load_fixture(file)
-    if not is_supported(case):
-        return f"{file.stem}: {case['family']} {case.get('backbone', '')}: not supported yet", False
     worst, missed, count = 0.0, [], 0
-    for name, ours, published, factor in REPLAYS[case["family"]](case, arrays, file.parent):
+    try:
+        comparisons = list(find_replay(case)(case, arrays, file.parent))
+    except (UserError, RuntimeError, KeyError) as error:
+        return f"{file.stem}: {case['family']}: MISSED: {' '.join(str(error).split())}", False
+    for name, ours, published, factor in comparisons:
         error = relative_error(ours, published)
         worst = max(worst, error)
         count += 1

@@ -4,10 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from datasets.seg.classes import load_table
+from lib.engine.build import build_model
 from lib.errors import UserError
+from lib.models import BLOCKS, HEADS
 from lib.recipes import load_config, to_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -183,3 +186,53 @@ class TestRecipes:
         options = model.head.block.options
         assert (model.head.name, model.head.block.name) == ("nonlocal", "disentangled")
         assert options == {"whitening": "layer", "unary": True, "scale": False, "no_decay": ["query", "key"]}
+
+
+class TestModels:
+    def build(self, *overrides):
+        with torch.device("meta"):
+            return build_model(load_config(RECIPE, ["model.backbone.name=resnet18", *overrides]))
+
+    def test_backbones_and_heads_take_the_options_of_their_classes(self):
+        network = self.build(
+            "model.backbone.options={ceil_mode: false}",
+            "model.head.name=psp",
+            "model.head.options={pyramid: [1, 4]}",
+            "model.aux.options={width: 40}",
+        )
+        assert network.backbone.pool.ceil_mode is False
+        assert network.head.pyramid == (1, 4)
+        assert network.aux_head.reduce.conv.out_channels == 40
+
+    def test_keys_that_are_not_for_a_backbone_must_be_as_they_are(self):
+        assert self.build("model.backbone.name=hrnet_w18").backbone.channels == (256, 18, 18, 270)
+        with pytest.raises(UserError, match=r"model\.backbone\.output_stride is not for hrnet_w18.*8"):
+            self.build("model.backbone.name=hrnet_w18", "model.backbone.output_stride=16")
+        with pytest.raises(UserError, match=r"model\.backbone\.stem is not for mobilenet_v2"):
+            self.build("model.backbone.name=mobilenet_v2", "model.backbone.stem=plain")
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            ("model.backbone.options={ceilmode: false}", r"model\.backbone\.ceilmode; did you mean ceil_mode"),
+            ("model.backbone.options={stem: plain}", r"set model\.backbone\.stem"),
+            ("model.head.options={widht: 3}", r"model\.head\.widht; did you mean width"),
+            ("model.head.options={dropout: 0}", r"set model\.head\.dropout"),
+        ],
+    )
+    def test_wrong_options_are_named(self, override, message):
+        with pytest.raises(UserError, match=message):
+            self.build(override)
+
+    @pytest.mark.parametrize("block", [name for name in BLOCKS if name != "disentangled"])
+    def test_every_block_fits_the_nonlocal_head(self, block, write):
+        file = write("mine.yaml", f"model: {{head: {{block: {{name: {block}}}}}}}")
+        config = load_config(file, ["model.backbone.name=resnet18", "model.backbone.output_stride=32"])
+        logits = build_model(config).eval()(torch.zeros(1, 3, 64, 96))
+        assert logits["out"].shape == (1, 19, 64, 96)
+
+    @pytest.mark.parametrize("head", [name for name in HEADS if name != "auxiliary"])
+    def test_every_head_fits_a_backbone(self, head):
+        network = self.build(f"model.head.name={head}", "model.backbone.output_stride=32")
+        with torch.device("meta"):
+            assert network.eval()(torch.zeros(1, 3, 64, 96))["out"].shape == (1, 19, 64, 96)

@@ -50,7 +50,8 @@ def test_the_auxiliary_head_reads_its_stage_alone():
 
 
 def test_dropout_drops_whole_channels_in_training_only():
-    for name, make in HEADS.items():
+    for name in ("nonlocal", "fcn", "auxiliary"):
+        make = HEADS[name]
         options = {"block": lambda channels: nn.Identity()} if name == "nonlocal" else {}
         head = make(CHANNELS, 3, dropout=0.5, **options)
         seen = []

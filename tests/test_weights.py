@@ -12,7 +12,8 @@ import torchvision
 from lib.errors import UserError
 from lib.models import build_segmentor
 from lib.models.backbones.resnet import ResNet
-from lib.weights import convert_torchcv, load_pretrained, read_file
+from lib.weights import load_pretrained, read_file
+from lib.weights.networks import convert_torchcv_network
 
 KEYS = Path(__file__).parents[1].parent / "shared" / "spec" / "state_dict_keys"
 
@@ -155,7 +156,7 @@ def test_what_was_saved_is_read_back(tmp_path):
 
 def test_an_unknown_name_in_a_torchcv_network_is_named():
     with pytest.raises(UserError, match=r"nlm\.conv\.weight"):
-        convert_torchcv({"nlm.conv.weight": torch.zeros(1)})
+        convert_torchcv_network({"nlm.conv.weight": torch.zeros(1)})
 
 
 @pytest.mark.skipif(not KEYS.is_dir(), reason="the lists of published names are not there")
@@ -167,5 +168,5 @@ def test_published_names_become_those_of_the_segmentor(network):
     head = {"name": "nonlocal", "block": {"name": "disentangled"}} if network == "nonlocalnowd" else {"name": "fcn"}
     with torch.device("meta"):
         ours = build_segmentor(num_classes=19, backbone={"name": "resnet101"}, head=head, aux={}).state_dict()
-    converted = convert_torchcv(state)
+    converted = convert_torchcv_network(state)
     assert {name: t.shape for name, t in converted.items()} == {name: t.shape for name, t in ours.items()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +10,12 @@ from torch import Tensor, nn
 from datasets.seg.augment import Augmentation
 from datasets.seg.classes import ClassTable, load_table
 from datasets.seg.dataset import EvalDataset, Pixels, TrainDataset, list_samples
-from lib.config import Config
+from lib.config import BackboneConfig, Config
 from lib.engine.infer import predictor
 from lib.errors import UserError
 from lib.losses import SegmentationLoss
-from lib.models import Segmentor, build_segmentor
+from lib.models import BACKBONES, Segmentor, build_segmentor
+from lib.models.options import option_names
 
 
 def build_pixels(config: Config) -> Pixels:
@@ -49,15 +51,31 @@ def build_model(config: Config) -> Segmentor:
     model = config.model
     return build_segmentor(
         num_classes=len(load_table(config.data.dataset)),
-        backbone=asdict(model.backbone),
+        backbone=_backbone_spec(model.backbone),
         head={
-            "name": model.head.name,
-            "dropout": model.head.dropout,
+            **_merge({"name": model.head.name, "dropout": model.head.dropout}, model.head.options, "model.head"),
             "block": {"name": model.head.block.name, **model.head.block.options},
         },
-        aux={"dropout": model.aux.dropout} if model.aux.enabled else None,
+        aux=_merge({"dropout": model.aux.dropout}, model.aux.options, "model.aux") if model.aux.enabled else None,
         align_corners=model.align_corners,
     )
+
+
+def _backbone_spec(config: BackboneConfig) -> dict[str, Any]:
+    """The backbone's name and options; what every backbone has a key for but this one no option must be unchanged."""
+    keys = {key: value for key, value in asdict(config).items() if key != "options"}
+    known = option_names(BACKBONES[config.name]) if config.name in BACKBONES else keys
+    for key, default in asdict(BackboneConfig()).items():
+        if key in keys and key not in ("name", *known) and keys.pop(key) != default:
+            raise UserError(f"model.backbone.{key} is not for {config.name}: leave it at its default, {default}")
+    return _merge(keys, config.options, "model.backbone")
+
+
+def _merge(keys: dict[str, Any], options: dict[str, Any], path: str) -> dict[str, Any]:
+    """Both, if they do not say the same thing twice."""
+    for name in keys.keys() & options.keys() | {"name", "block"} & options.keys():
+        raise UserError(f"{path}.options.{name} has a key of its own: set {path}.{name}")
+    return keys | options
 
 
 def build_loss(config: Config, table: ClassTable) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import nn
 from lib.atomic import write_atomically
 from lib.errors import UserError
 from lib.weights import read_file
+from lib.weights.checkpoints import import_network, is_foreign
 
 FORMAT = 1
 
@@ -74,6 +75,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if state["format"] != FORMAT:
         raise UserError(f"{path} has checkpoint format {state['format']}; this version reads format {FORMAT}")
     return state
+
+
+def load_weights(model: nn.Module, path: Path) -> int:
+    """Load a checkpoint of this project, of torchcv or of mmsegmentation into ``model``; return its iteration, or 0."""
+    content = read_file(path, kind="checkpoint")
+    if is_foreign(content):
+        state, _ = import_network(model, content, f"checkpoint {path}")
+        model.load_state_dict(state)
+        return 0
+    state = load_checkpoint(path)
+    load_model(model, state["model"], path)
+    return state["iteration"]
 
 
 def load_model(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:

@@ -16,7 +16,7 @@ from datasets.seg.loader import eval_loader
 from lib.atomic import write_atomically
 from lib.config import Config
 from lib.engine.build import build_eval_dataset, build_model, build_predictor
-from lib.engine.checkpoint import load_checkpoint, load_model
+from lib.engine.checkpoint import load_weights
 from lib.engine.distribute import World, join_world, use_bfloat16
 from lib.engine.infer import predict
 from lib.engine.log import log_to, logger
@@ -123,13 +123,10 @@ def _evaluate_split(recipe: str, overrides: list[str], split: str) -> None:
         has_labels = split == "val" or (Path(config.data.root) / split / "label").is_dir()
         dataset = build_eval_dataset(config, split, has_labels)
         model = build_model(config)
-        state = load_checkpoint(path)
-        load_model(model, state["model"], path)
+        iteration = load_weights(model, path)
         model.to(world.device)
         evaluator = Evaluator(config, model, world)
-        logger.info(
-            f"{split} of {path} (iteration {state['iteration']}): {len(dataset)} images, mode {config.val.mode}"
-        )
+        logger.info(f"{split} of {path} (iteration {iteration}): {len(dataset)} images, mode {config.val.mode}")
         files = ResultFiles(run.path / split, evaluator.table, config)
         with eval_loader(dataset, rank=world.rank, world_size=world.size, workers=config.data.workers) as batches:
             scores = evaluator(tqdm(batches, unit="image", disable=None if world.is_main else True), files)
@@ -138,7 +135,7 @@ def _evaluate_split(recipe: str, overrides: list[str], split: str) -> None:
         if world.is_main:
             facts = {
                 "checkpoint": str(path),
-                "iter": state["iteration"],
+                "iter": iteration,
                 "mode": config.val.mode,
                 "images": len(dataset),
             }

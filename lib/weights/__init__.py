@@ -2,6 +2,5 @@
 
 from lib.weights.files import read_file
 from lib.weights.pretrained import LoadReport, load_pretrained
-from lib.weights.torchcv import convert_torchcv, convert_torchcv_disentangled
 
-__all__ = ["LoadReport", "convert_torchcv", "convert_torchcv_disentangled", "load_pretrained", "read_file"]
+__all__ = ["LoadReport", "load_pretrained", "read_file"]

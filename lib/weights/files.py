@@ -10,16 +10,19 @@ from typing import Any
 import torch
 
 from lib.errors import UserError
+from lib.weights.unpickle import read_data
 
 
 def read_file(path: str | Path, kind: str = "pretrained file") -> Any:
     """What ``torch.save`` wrote to ``path``, its tensors on the CPU.
 
+    Foreign objects (a project's configuration, its log) are dropped without importing what they ask for.
+
     Args:
         kind: what the file is called in errors.
 
     Raises:
-        UserError: if there is no such file, if it is no checkpoint, is cut off, or asks for anything but data.
+        UserError: if there is no such file, if it is no checkpoint, is cut off, or holds no tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -33,9 +36,27 @@ def read_file(path: str | Path, kind: str = "pretrained file") -> Any:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         if wanted is None:
             raise UserError(f"{kind} {path} {_diagnose(path)}") from None
+        content = _read_data(path, kind)
+        if _holds_tensors(content):
+            return content
         raise UserError(f"refused to load {kind} {path}: it asks for {wanted[1]}, and only tensors are read") from None
     except Exception:  # the bytes of a broken file can lead the reader into any error
         raise UserError(f"{kind} {path} {_diagnose(path)}") from None
+
+
+def _read_data(path: Path, kind: str) -> Any:
+    try:
+        return read_data(path)
+    except Exception:  # as above
+        raise UserError(f"{kind} {path} {_diagnose(path)}") from None
+
+
+def _holds_tensors(content: Any) -> bool:
+    if isinstance(content, dict):
+        return any(map(_holds_tensors, content.values()))
+    if isinstance(content, (list, tuple)):
+        return any(map(_holds_tensors, content))
+    return isinstance(content, torch.Tensor)
 
 
 def _diagnose(path: Path) -> str:

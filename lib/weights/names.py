@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from lib.errors import UserError
+
 Table = Sequence[tuple[str, str]]
 """Regular expressions of a name's beginning and what replaces it; the first that matches counts."""
 
@@ -42,16 +44,17 @@ _AUXILIARY: Table = (
 )
 
 
-def _nest(outer: str, ours: str, table: Table) -> Table:
+def nest(outer: str, ours: str, table: Table) -> Table:
+    """``table`` for the part of a network that is called ``outer``, a regular expression, there and ``ours`` here."""
     return tuple((outer + theirs, ours + renamed) for theirs, renamed in table)
 
 
 # torchcv's segmentation networks `nonlocalnowd` (head `nlm`, block `ctb`) and `basenet` (head `gcb`)
 TORCHCV: Table = (
-    *_nest(r"backbone\.", "backbone.", RESNET),
-    *_nest(r"(?:nlm|gcb)\.", "head.", _HEAD),
-    *_nest(r"nlm\.ctb\.", "head.block.", DISENTANGLED),
-    *_nest(r"dsn\.", "aux_head.", _AUXILIARY),
+    *nest(r"backbone\.", "backbone.", RESNET),
+    *nest(r"(?:nlm|gcb)\.", "head.", _HEAD),
+    *nest(r"nlm\.ctb\.", "head.block.", DISENTANGLED),
+    *nest(r"dsn\.", "aux_head.", _AUXILIARY),
 )
 
 
@@ -72,3 +75,15 @@ def rename(state: Mapping[str, Tensor], table: Table) -> tuple[dict[str, Tensor]
         else:
             unknown.append(name)
     return renamed, unknown
+
+
+def convert(state: Mapping[str, Tensor], table: Table, network: str) -> dict[str, Tensor]:
+    """``state`` renamed by ``table``; ``network`` is what the error calls it.
+
+    Raises:
+        UserError: naming an entry that the table does not know.
+    """
+    converted, unknown = rename(state, table)
+    if unknown:
+        raise UserError(f"{unknown[0]} is no parameter of a {network}")
+    return converted

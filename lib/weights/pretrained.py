@@ -1,4 +1,4 @@
-"""ImageNet weights of torchcv and torchvision for a backbone."""
+"""ImageNet weights of torchcv, torchvision, mmcv and HRNet's and MobileNet's authors for a backbone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,10 +8,19 @@ from torch import Tensor, nn
 
 from lib.errors import UserError
 from lib.weights.files import read_file
-from lib.weights.names import RESNET, rename
+from lib.weights.names import Table, rename
+from lib.weights.networks import HRNET, MOBILENET_V2, RESNET_V1C
 
 # Batch norm's step counter: files of PyTorch before 0.4.1 have none, and nothing reads it at momentum 0.1.
 COUNTER = ".num_batches_tracked"
+
+
+# How a network is recognised, its names, and the beginnings of those of its classifier
+KINDS: tuple[tuple[str, Table, tuple[str, ...]], ...] = (
+    ("transition1.", HRNET, ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")),
+    ("features.", MOBILENET_V2, ("features.18.", "conv.", "classifier.")),
+    ("layer1.", RESNET_V1C, ("fc.",)),
+)
 
 
 @dataclass(frozen=True)
@@ -34,24 +43,30 @@ class LoadReport:
 
 
 def load_pretrained(backbone: nn.Module, path: str | Path) -> LoadReport:
-    """Load a classification network's weights, as torchcv or torchvision saved them, into a ``ResNet``.
+    """Load a classification network's weights, recognised by their names, into a backbone.
+
+    ResNets of torchcv, torchvision and mmcv, HRNetV2 and MobileNetV2 of their authors; of a whole segmentation network
+    the part that is called `backbone`.
 
     Raises:
         UserError: if the file is unreadable, if nothing in it matches, or if it does not fill the backbone exactly:
             half a pretrained network trains without complaint and never gets good.
     """
     path = Path(path)
-    state, unknown = rename(_parameters(read_file(path), path), RESNET)
+    published = find_state_dict(read_file(path), f"pretrained file {path}")
+    state, unknown, classifier = _rename_backbone(published)
     expected = backbone.state_dict()
     matched = [name for name in expected if name in state]
     missing = [name for name in expected if name not in state]
     if not matched:
-        raise UserError(f"pretrained file {path} holds no weights of a ResNet: nothing in it matches the backbone")
+        raise UserError(
+            f"pretrained file {path} holds no weights of such a network: nothing in it matches the backbone"
+        )
     problems = {
         "missing": [name for name in missing if not name.endswith(COUNTER)],
         "of another shape": [name for name in matched if state[name].shape != expected[name].shape],
         "too many": [name for name in state if name not in expected]
-        + [name for name in unknown if not name.removeprefix("module.").startswith("fc.")],
+        + [name for name in unknown if not name.removeprefix("module.").startswith(classifier)],
     }
     if any(problems.values()):
         listed = "; ".join(f"{len(names)} entries {what} ({names[0]}...)" for what, names in problems.items() if names)
@@ -60,12 +75,35 @@ def load_pretrained(backbone: nn.Module, path: str | Path) -> LoadReport:
     return LoadReport(path=path, matched=matched, missing=missing, unexpected=unknown)
 
 
-def _parameters(content: object, path: Path) -> Mapping[str, Tensor]:
-    """The state dict in a checkpoint, which may be all of it."""
+def _rename_backbone(
+    published: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], list[str], tuple[str, ...]]:
+    """The renamed entries, the unknown names, and the beginnings of those that belong to the classifier."""
+    bare = {name.removeprefix("module."): name for name in published}
+    inner = {name.removeprefix("backbone."): name for name in bare if name.startswith("backbone.")}
+    if inner:
+        state = {name: published[bare[whole]] for name, whole in inner.items()}
+        unused = [name for name in published if name.removeprefix("module.") not in inner.values()]
+    else:
+        state, unused = published, []
+        inner = bare
+    for beginning, table, classifier in KINDS:
+        if any(name.startswith(beginning) for name in inner):
+            renamed, unknown = rename(state, table)
+            return renamed, unknown + unused, (*classifier, *unused)
+    return {}, list(published), ()
+
+
+def find_state_dict(content: object, what: str) -> Mapping[str, Tensor]:
+    """The state dict in a checkpoint, which may be all of it; ``what`` is what errors call the file.
+
+    Raises:
+        UserError: if there is none.
+    """
     if isinstance(content, Mapping):
         content = content.get("state_dict", content)
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):
-        raise UserError(f"pretrained file {path} holds no state dict: names and tensors")
+        raise UserError(f"{what} holds no state dict: names and tensors")
     return content

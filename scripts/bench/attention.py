@@ -16,7 +16,8 @@ from common import median_times, parser, report
 from memory import peak_bytes
 from torch import Tensor
 
-from lib.models.blocks import disentangled
+from lib.models.blocks import nonlocal_block
+from lib.models.blocks.disentangled import DisentangledNonLocal
 
 CHANNELS, EMBEDDING = 512, 256
 SMALL, LARGE = (97, 97), (129, 257)
@@ -30,12 +31,12 @@ def plain_attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float = 1.
     return torch.softmax(torch.bmm(scale * query, key.mT), dim=-1) @ value
 
 
-VARIANTS = {"plain": plain_attend, "ours": disentangled.attend}
+VARIANTS = {"plain": plain_attend, "ours": nonlocal_block.attend}
 
 
 def make_pass(variant: str, dtype: str, size: tuple[int, int], *, backward: bool, device: str) -> Callable[..., None]:
     """A function that runs the block once, taking and ignoring any arguments."""
-    block = disentangled.DisentangledNonLocal(CHANNELS, embedding=EMBEDDING, whitening="layer")
+    block = DisentangledNonLocal(CHANNELS, embedding=EMBEDDING, whitening="layer")
     block = block.to(device, DTYPES[dtype], memory_format=torch.channels_last)
     torch.nn.init.ones_(block.gamma)
     x = torch.randn(1, CHANNELS, *size, device=device, dtype=DTYPES[dtype])
@@ -43,7 +44,7 @@ def make_pass(variant: str, dtype: str, size: tuple[int, int], *, backward: bool
     grad = torch.ones_like(x)
 
     def run(*_: object) -> None:
-        disentangled.attend = VARIANTS[variant]
+        nonlocal_block.attend = VARIANTS[variant]
         with torch.set_grad_enabled(backward):
             out = block(x)
         if backward:

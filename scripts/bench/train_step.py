@@ -19,7 +19,7 @@ from memory import peak_bytes
 from datasets.seg.classes import load_table
 from lib.losses import SegmentationLoss
 from lib.models import build_segmentor
-from lib.models.blocks import disentangled
+from lib.models.blocks import nonlocal_block
 from lib.optim import build_optimizer
 
 VARIANTS = ("fp32 contiguous, plain attention", "bf16 channels last, ours")
@@ -41,7 +41,7 @@ def measure(
     image = torch.randn(batch, 3, size, size)
     label = torch.randint(19, (batch, size, size)).to(device)
     if variant == 0:
-        disentangled.attend = plain_attend
+        nonlocal_block.attend = plain_attend
         network, image = network.to(device), image.to(device)
     else:
         network = network.to(device, memory_format=torch.channels_last)

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lib.errors import UserError
-from lib.models.common import ConvNormRelu
+from lib.models.common import ConvNormRelu, initialise_convolutions
 
 
 def _conv3x3(in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -75,19 +75,25 @@ DEPTHS = {
     152: (Bottleneck, (3, 8, 36, 3)),
 }
 
+# kind of a stem of three 3x3 convolutions: the channels of the first two; the third has twice as many
+DEEP_STEMS = {"deep": 64, "v1c": 32}
+
 
 class ResNet(nn.Module):
     """ResNet without its classifier, returning the outputs of its four stages.
 
-    Dilation follows openseg's torchcv. A stage that gave up its stride has the dilation d: 2, or 4 if the stage before
-    it gave up its own too. Its 3x3 convolutions get d, but the one that had the stride gets d // 2.
+    A stage that gave up its stride has the dilation d: 2, or 4 if the stage before it gave up its own too. Its 3x3
+    convolutions get d, but the one that had the stride gets d // 2. The defaults are those of openseg's torchcv.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
-        stem: ``deep`` is three 3x3 convolutions of 64, 64 and 128 channels, ``plain`` one 7x7 of 64.
+        stem: ``deep`` is three 3x3 convolutions of 64, 64 and 128 channels, ``v1c`` three of 32, 32 and 64
+            (mmsegmentation), ``plain`` one 7x7 of 64.
         output_stride: input size over the size of the last stage's output: 8, 16 or 32.
         multi_grid: factors of the dilation in the units of stage 4, the first ones where there are fewer units.
-        ceil_mode: whether the stem's max-pooling rounds sizes up (torchcv) or down (torchvision).
+        ceil_mode: whether the stem's max-pooling rounds sizes up (torchcv) or down (torchvision, mmsegmentation).
+        contract_dilation: whether the convolution that gave up its stride gets d // 2; d if not.
+        dilate_second: whether the second convolution of a ``BasicBlock`` is dilated (torchcv) or not (mmsegmentation).
 
     Raises:
         UserError: if an argument is outside its range.
@@ -100,10 +106,12 @@ class ResNet(nn.Module):
         self,
         depth: int,
         *,
-        stem: Literal["deep", "plain"] = "deep",
+        stem: Literal["deep", "v1c", "plain"] = "deep",
         output_stride: Literal[8, 16, 32] = 8,
         multi_grid: Sequence[int] = (1, 1, 1),
         ceil_mode: bool = True,
+        contract_dilation: bool = True,
+        dilate_second: bool = True,
     ) -> None:
         super().__init__()
         if depth not in DEPTHS:
@@ -123,24 +131,19 @@ class ResNet(nn.Module):
             units = []
             for position, factor in enumerate(grid[:count]):
                 rate = dilation * factor
-                gave_up_stride = position == 0 and stride < wanted
+                contracted = contract_dilation and position == 0 and stride < wanted
                 units.append(
                     unit(
                         in_channels,
                         width,
                         stride=stride if position == 0 else 1,
-                        dilations=(rate // 2 if gave_up_stride else rate, rate),
+                        dilations=(rate // 2 if contracted else rate, rate if dilate_second else 1),
                     )
                 )
                 in_channels = width * unit.expansion
             self.add_module(f"layer{index + 1}", nn.Sequential(*units))
         self.channels = tuple(64 * 2**index * unit.expansion for index in range(4))
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise_convolutions(self)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Takes B x 3 x H x W, returns the four stages' outputs, finest first."""
@@ -154,11 +157,13 @@ class ResNet(nn.Module):
 
 def _make_stem(kind: str) -> tuple[nn.Sequential, int]:
     """The stem of that kind, of stride 2, and its number of output channels."""
-    if kind == "deep":
-        return nn.Sequential(ConvNormRelu(3, 64, stride=2), ConvNormRelu(64, 64), ConvNormRelu(64, 128)), 128
     if kind == "plain":
         return nn.Sequential(ConvNormRelu(3, 64, 7, stride=2)), 64
-    raise UserError(f"there is no stem {kind!r}: choose deep or plain")
+    if kind not in DEEP_STEMS:
+        raise UserError(f"there is no stem {kind!r}: choose {', '.join(DEEP_STEMS)} or plain")
+    width = DEEP_STEMS[kind]
+    layers = (ConvNormRelu(3, width, stride=2), ConvNormRelu(width, width), ConvNormRelu(width, 2 * width))
+    return nn.Sequential(*layers), 2 * width
 
 
 def _check_multi_grid(multi_grid: Sequence[int], *, units: int, output_stride: int) -> None:

@@ -1,6 +1,20 @@
 """Heads: the outputs of a backbone's stages in, logits at their size out."""
 
+from lib.models.heads.ann import AsymmetricHead
+from lib.models.heads.deeplab import DeepLabHead
+from lib.models.heads.dense_aspp import DenseASPPHead
 from lib.models.heads.fcn import AuxiliaryHead, FCNHead
+from lib.models.heads.global_context_head import GlobalContextHead
 from lib.models.heads.nonlocal_head import NonLocalHead
+from lib.models.heads.psp import PSPHead
 
-HEADS = {"nonlocal": NonLocalHead, "fcn": FCNHead, "auxiliary": AuxiliaryHead}
+HEADS = {
+    "nonlocal": NonLocalHead,
+    "fcn": FCNHead,
+    "global_context": GlobalContextHead,
+    "asymmetric": AsymmetricHead,
+    "psp": PSPHead,
+    "deeplab_v3": DeepLabHead,
+    "dense_aspp": DenseASPPHead,
+    "auxiliary": AuxiliaryHead,
+}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lib.errors import UserError
 from lib.models.common import ConvNormRelu
 
 
@@ -14,9 +15,14 @@ class FCNHead(nn.Module):
     Args:
         channels: of the backbone's stages; the head reads the last one.
         num_classes: K.
-        inner: channels of the two convolutions; default a quarter of the input's.
-        width: channels of the third one.
+        inner: channels of the first convolutions; default a quarter of the input's.
+        width: channels of the convolution after the join.
+        convs: number of convolutions before the join, at least 1.
+        concat_input: whether there are a join and a convolution after it; the classifier reads the first ones if not.
         dropout: probability with which a channel is dropped before the classifier.
+
+    Raises:
+        UserError: if ``convs`` is less than 1.
     """
 
     def __init__(
@@ -26,22 +32,29 @@ class FCNHead(nn.Module):
         *,
         inner: int | None = None,
         width: int = 512,
+        convs: int = 2,
+        concat_input: bool = True,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        if convs < 1:
+            raise UserError(f"convs is {convs}: a head needs at least 1 convolution")
         inner = inner or channels[-1] // 4
         self.reduce = ConvNormRelu(channels[-1], inner)
         self.block = nn.Identity()
-        self.refine = ConvNormRelu(inner, inner)
-        self.fuse = ConvNormRelu(channels[-1] + inner, width)
+        refine = [ConvNormRelu(inner, inner) for _ in range(convs - 1)]
+        self.refine = refine[0] if convs == 2 else nn.Sequential(*refine)
+        self.fuse = ConvNormRelu(channels[-1] + inner, width) if concat_input else None
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.classifier = nn.Conv2d(width if concat_input else inner, num_classes, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Takes the stages' outputs, returns logits B x K x H x W of the last one's size."""
         x = features[-1]
         context = self.refine(self.block(self.reduce(x)))
-        return self.classifier(self.dropout(self.fuse(torch.cat((x, context), dim=1))))
+        if self.fuse is not None:
+            context = self.fuse(torch.cat((x, context), dim=1))
+        return self.classifier(self.dropout(context))
 
 
 class AuxiliaryHead(nn.Module):
@@ -50,15 +63,26 @@ class AuxiliaryHead(nn.Module):
     Args:
         channels: of the backbone's stages.
         num_classes: K.
-        stage: which stage it reads, 1 to 4.
+        stage: which stage it reads, counted from 1.
+        width: channels of the convolution; default half of the stage's.
+        bias: whether the convolution has a bias, which the norm after it makes redundant (published ANN, DeepLab).
         dropout: probability with which a channel is dropped before the classifier.
     """
 
-    def __init__(self, channels: Sequence[int], num_classes: int, *, stage: int = 3, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        num_classes: int,
+        *,
+        stage: int = 3,
+        width: int | None = None,
+        bias: bool = False,
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
         self.stage = stage
-        width = channels[stage - 1] // 2
-        self.reduce = ConvNormRelu(channels[stage - 1], width)
+        width = width or channels[stage - 1] // 2
+        self.reduce = ConvNormRelu(channels[stage - 1], width, bias=bias)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
 

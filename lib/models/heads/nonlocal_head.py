@@ -1,4 +1,4 @@
-"""The head of non-local networks: the FCN head with a context block between its first two convolutions."""
+"""The head of non-local networks: the FCN head with a context block after its first convolution."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,7 +15,8 @@ class NonLocalHead(FCNHead):
         num_classes: K.
         block: makes the context block for its number of channels.
         inner: channels of the block; default a quarter of the input's.
-        width: channels of the third convolution.
+        width: channels of the convolution after the join.
+        concat_input: whether there are a join and a convolution after it; the classifier reads the second one if not.
         dropout: probability with which a channel is dropped before the classifier.
     """
 
@@ -27,7 +28,8 @@ class NonLocalHead(FCNHead):
         block: Callable[[int], nn.Module],
         inner: int | None = None,
         width: int = 512,
+        concat_input: bool = True,
         dropout: float = 0.1,
     ) -> None:
-        super().__init__(channels, num_classes, inner=inner, width=width, dropout=dropout)
+        super().__init__(channels, num_classes, inner=inner, width=width, concat_input=concat_input, dropout=dropout)
         self.block = block(self.reduce.conv.out_channels)

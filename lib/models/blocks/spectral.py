@@ -1,0 +1,296 @@
+"""Non-local blocks as graph filters (Zhu et al., "Unifying Nonlocal Blocks for Neural Networks", ICCV 2021)."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lib.errors import UserError
+from lib.models.blocks.attention import attend
+from lib.models.blocks.linear import LinearAffinity, normalised_affinity, relu_affinity
+from lib.models.blocks.nonlocal_block import CONVS, NORMS
+
+Affinity = Callable[[Tensor], Tensor]
+"""The product of an N x N affinity and a signal of B x E x (N positions)."""
+
+
+def softmax_affinity(query: Tensor, key: Tensor, *, symmetric: bool) -> Affinity:
+    """``softmax_j(q_i^T k_j)``, or with ``symmetric`` ``softmax_j((q_i^T k_j + k_i^T q_j) / 2)``, as an operator.
+
+    Args:
+        query, key: B x D x (positions).
+    """
+    query, key, scale = query.flatten(2), key.flatten(2), 1.0
+    if symmetric:
+        query, key, scale = torch.cat([query, key], dim=1), torch.cat([key, query], dim=1), 0.5
+
+    def apply(signal: Tensor) -> Tensor:
+        # attend: B x N x E
+        out = attend(query.mT, key.mT, signal.flatten(2).mT, scale=scale)
+        return out.mT.reshape(signal.shape)
+
+    return apply
+
+
+AFFINITIES = {"normalised": normalised_affinity, "softmax": softmax_affinity, "relu": relu_affinity}
+
+
+class Unit(nn.Module):
+    """Base of the units: ``x + relu(norm(skip(g) + output(filter(g))))`` with g = value(x).
+
+    Args:
+        channels: C, of the input and the output.
+        width: E, channels of g.
+        dimensions: of the input.
+        relu: whether there is the ReLU.
+        responses: signals of E channels that ``filter`` returns side by side.
+        skip: whether there is the skip term.
+    """
+
+    def __init__(
+        self, channels: int, width: int, *, dimensions: int, relu: bool, responses: int = 1, skip: bool = False
+    ) -> None:
+        super().__init__()
+        conv = CONVS[dimensions]
+        self.value = conv(channels, width, 1, bias=False)
+        self.skip = conv(width, channels, 1, bias=False) if skip else None
+        self.output = conv(responses * width, channels, 1, bias=False)
+        self.norm = NORMS[dimensions](channels)
+        self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
+
+    def forward(self, x: Tensor, affinity: Affinity) -> Tensor:
+        """Takes B x C x (positions) and returns the same shape."""
+        value = self.value(x)
+        context = self.output(self.filter(x, value, affinity))
+        if self.skip is not None:
+            context += self.skip(value)
+        return x + self.relu(self.norm(context))
+
+
+class NonLocalUnit(Unit):
+    """``A g``: the non-local block; with the affinity ``relu`` the double attention block."""
+
+    def filter(self, x: Tensor, value: Tensor, affinity: Affinity) -> Tensor:
+        return affinity(value)
+
+
+class LaplacianUnit(Unit):
+    """``(I - A) g``: the non-local stage (Tao et al., "Nonlocal Neural Networks, Nonlocal Diffusion and Nonlocal
+    Modeling", NeurIPS 2018)."""
+
+    def filter(self, x: Tensor, value: Tensor, affinity: Affinity) -> Tensor:
+        return value - affinity(value)
+
+
+class DisentangledUnit(Unit):
+    """``A g`` plus a unary term, the mean of g under ``softmax(mask(x))``, the same for every position."""
+
+    def __init__(self, channels: int, width: int, *, dimensions: int, relu: bool) -> None:
+        super().__init__(channels, width, dimensions=dimensions, relu=relu)
+        self.mask = CONVS[dimensions](channels, 1, 1, bias=False)
+
+    def filter(self, x: Tensor, value: Tensor, affinity: Affinity) -> Tensor:
+        # B x 1 x N; B x E x 1
+        weights = self.mask(x).flatten(2).softmax(dim=2).to(value.dtype)
+        unary = value.flatten(2) @ weights.mT
+        return affinity(value) + unary.unflatten(2, (1,) * (x.dim() - 2))
+
+
+class SquaredLaplacianUnit(Unit):
+    """``W_1 g + W_2 (W_h g + (I - A)^2 g)``: what the SNL authors' code calls a Cayley unit."""
+
+    def __init__(self, channels: int, width: int, *, dimensions: int, relu: bool) -> None:
+        super().__init__(channels, width, dimensions=dimensions, relu=relu, skip=True)
+        self.mix = CONVS[dimensions](width, width, 1, bias=False)
+
+    def filter(self, x: Tensor, value: Tensor, affinity: Affinity) -> Tensor:
+        once = value - affinity(value)
+        return self.mix(value) + once - affinity(once)
+
+
+class ChebyshevUnit(Unit):
+    """``sum_k W_k T_k(A) g``, k = 0..order, with T_k(A) = 2 A T_{k-1}(A) - T_{k-2}(A), T_0 = I, T_1(A) = A.
+
+    The paper's Chebyshev filter; of order 1 it is its spectral non-local operator, ``W_0 g + W_1 A g``. With ``of`` as
+    ``laplacian``, A is replaced by the Laplacian with its spectrum shifted to [-1, 1], ``L - I = -A``.
+    """
+
+    def __init__(
+        self, channels: int, width: int, *, dimensions: int, relu: bool, order: int = 1, of: str = "affinity"
+    ) -> None:
+        super().__init__(channels, width, dimensions=dimensions, relu=relu, responses=order, skip=True)
+        self.order, self.sign = order, -1 if of == "laplacian" else 1
+
+    def filter(self, x: Tensor, value: Tensor, affinity: Affinity) -> Tensor:
+        terms = [value, self.sign * affinity(value)]
+        while len(terms) <= self.order:
+            terms.append(2 * self.sign * affinity(terms[-1]) - terms[-2])
+        # T_0 g passes through ``skip``
+        return torch.cat(terms[1:], dim=1)
+
+
+class ArmaUnit(Unit):
+    """``sum_k W_k y_k``, k = 1..order, with y_k the ``iterations``-th step of y <- P_k A y + Q_k g from y = g.
+
+    Parallel first-order recursions (Bianchi et al., "Graph Neural Networks with Convolutional ARMA Filters",
+    without its inner non-linearity). Where P_k contracts they approach the rational filter (I - P_k A)^-1 Q_k g.
+    """
+
+    def __init__(
+        self, channels: int, width: int, *, dimensions: int, relu: bool, order: int = 1, iterations: int = 2
+    ) -> None:
+        super().__init__(channels, width, dimensions=dimensions, relu=relu, responses=order)
+        conv = CONVS[dimensions]
+        self.order, self.iterations = order, iterations
+        self.recursion = conv(order * width, order * width, 1, groups=order, bias=False)
+        self.drive = conv(width, order * width, 1, bias=False)
+
+    def filter(self, x: Tensor, value: Tensor, affinity: Affinity) -> Tensor:
+        drive = self.drive(value)
+        state = torch.cat([value] * self.order, dim=1)
+        for _ in range(self.iterations):
+            state = self.recursion(affinity(state)) + drive
+        return state
+
+
+class CayleyUnit(Unit):
+    """``W_0 g + sum_j (V_j Re C^j g + W_j Im C^j g)``, j = 1..order, with C = (hL - iI)(hL + iI)^-1 and L = I - A.
+
+    Cayley polynomials (Levie et al., "CayleyNets": its c_j are V_j / 2 - i W_j / 2), with h > 0 learned. The
+    inverse is exact: A = left^T right has rank R, and by Woodbury's identity, with s = h + i and W = right left^T,
+
+        C = (1 - 2i / s) I - (2ih / s) left^T (s I - h W)^-1 right,
+
+    so that C^j g = a_j g + left^T S_j, where only R x R systems are solved, of eigenvalues of at least 1 in modulus.
+    """
+
+    def __init__(self, channels: int, width: int, *, dimensions: int, relu: bool, order: int = 1) -> None:
+        super().__init__(channels, width, dimensions=dimensions, relu=relu, responses=2 * order, skip=True)
+        self.order = order
+        self.log_zoom = nn.Parameter(torch.zeros(1))
+
+    def filter(self, x: Tensor, value: Tensor, affinity: LinearAffinity) -> Tensor:
+        overlap = affinity.overlap()
+        reduced = affinity.reduce(value.flatten(2)).to(overlap.dtype)
+        zoom = self.log_zoom.exp()
+        shift = torch.complex(zoom, torch.ones_like(zoom))
+        system = shift * torch.eye(overlap.shape[1], device=x.device, dtype=overlap.dtype) - zoom * overlap
+        factors = torch.linalg.lu_factor(system)
+        ratio, gain = shift.conj() / shift, -2j * zoom / shift
+        # C^j g = own * g + expand(shared)
+        own, shared = torch.ones_like(shift), torch.zeros_like(reduced, dtype=shift.dtype)
+        parts = []
+        for _ in range(self.order):
+            moved = own * reduced + shared @ overlap.to(shift.dtype)
+            shared = ratio * shared + gain * torch.linalg.lu_solve(*factors, moved, left=False)
+            own = ratio * own
+            for factor, coefficients in ((own.real, shared.real), (own.imag, shared.imag)):
+                spread = affinity.expand(coefficients.to(value.dtype)).reshape(value.shape)
+                parts.append(factor.to(value.dtype) * value + spread)
+        return torch.cat(parts, dim=1)
+
+
+UNITS = {
+    "chebyshev": ChebyshevUnit,
+    "arma": ArmaUnit,
+    "cayley": CayleyUnit,
+    "nonlocal": NonLocalUnit,
+    "laplacian": LaplacianUnit,
+    "disentangled": DisentangledUnit,
+    "squared_laplacian": SquaredLaplacianUnit,
+}
+
+
+class SpectralStage(nn.Module):
+    """Units that filter their input on one graph, whose nodes are the positions and whose affinity A they share.
+
+    A comes from the stage's input through ``query`` and ``key``. Everything but the softmax affinity is applied as a
+    linear operator, so that time and memory grow linearly with the positions; see ``LinearAffinity``. The defaults are
+    the paper's spectral non-local block (SNL); its relatives are combinations of options:
+
+        NL: unit nonlocal, affinity softmax          DNL: unit disentangled, affinity softmax
+        NS: unit laplacian, affinity softmax         A2: unit nonlocal, affinity relu
+
+    Args:
+        channels: of the input and the output.
+        unit: the filter; each is written out in its class.
+        order: of the filters chebyshev, arma and cayley; at least 1.
+        iterations: of the filter arma; at least 1.
+        chebyshev_of: whether Chebyshev polynomials are of the affinity or of the shifted Laplacian.
+        units: how many follow each other; at least 1.
+        embedding: channels of query and key; default channels // 2.
+        width: channels of the filtered signals; default ``embedding``.
+        affinity: ``normalised``: D^-1/2 M D^-1/2 with M_ij = relu(q_i)^T relu(k_j) and D its degrees; ``relu``: M;
+            ``softmax``: softmax_j(q_i^T k_j).
+        symmetric: whether M, or the softmax's argument, is first averaged with its transpose. The SNL authors' NL, NS,
+            DNL and A2 do without.
+        relu: whether units end with a ReLU, before the input is added.
+        dimensions: of the input: 1 (B x C x L), 2 (B x C x H x W) or 3 (B x C x T x H x W).
+
+    Raises:
+        UserError: if options are out of range or do not go together.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        unit: Literal[
+            "chebyshev", "arma", "cayley", "nonlocal", "laplacian", "disentangled", "squared_laplacian"
+        ] = "chebyshev",
+        order: int = 1,
+        iterations: int = 2,
+        chebyshev_of: Literal["affinity", "laplacian"] = "affinity",
+        units: int = 1,
+        embedding: int | None = None,
+        width: int | None = None,
+        affinity: Literal["normalised", "softmax", "relu"] = "normalised",
+        symmetric: bool = True,
+        relu: bool = True,
+        dimensions: Literal[1, 2, 3] = 2,
+    ) -> None:
+        super().__init__()
+        if unit not in UNITS or affinity not in AFFINITIES:
+            raise UserError(
+                f"unit is {unit!r}, affinity {affinity!r}: choose {', '.join(UNITS)}; {', '.join(AFFINITIES)}"
+            )
+        if min(order, iterations, units) < 1:
+            raise UserError("order, iterations and units of a spectral stage are at least 1")
+        if unit == "cayley" and (affinity == "softmax" or not symmetric):
+            raise UserError(
+                "a Cayley filter needs a symmetric affinity, normalised or relu: others may have no inverse"
+            )
+        options = {
+            "chebyshev": {"order": order, "of": chebyshev_of},
+            "arma": {"order": order, "iterations": iterations},
+            "cayley": {"order": order},
+        }
+        if order > 1 and unit not in options:
+            raise UserError(f"unit {unit} has no order: choose one of {', '.join(options)}")
+        embedding = embedding or channels // 2
+        conv = CONVS[dimensions]
+        self.affinity, self.symmetric = AFFINITIES[affinity], symmetric
+        self.query = conv(channels, embedding, 1, bias=False)
+        self.key = conv(channels, embedding, 1, bias=False)
+        self.units = nn.ModuleList(
+            UNITS[unit](channels, width or embedding, dimensions=dimensions, relu=relu, **options.get(unit, {}))
+            for _ in range(units)
+        )
+        self._initialise(conv)
+
+    def _initialise(self, conv: type[nn.Module]) -> None:
+        # The norms' gain stays 1: at 0 a ReLU behind it would let no gradient through, ever.
+        for module in self.modules():
+            if isinstance(module, conv):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for unit in self.units:
+            if isinstance(unit, ArmaUnit):
+                nn.init.orthogonal_(unit.recursion.weight, gain=0.5)  # a contraction
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Takes B x C x (positions of ``dimensions`` dimensions) and returns the same shape."""
+        affinity = self.affinity(self.query(x), self.key(x), symmetric=self.symmetric)
+        for unit in self.units:
+            x = unit(x, affinity)
+        return x

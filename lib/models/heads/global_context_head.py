@@ -1,0 +1,42 @@
+"""The head of GCNet: the non-local head with a global context block (Cao et al., "GCNet: Non-local ...", 2019)."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+from lib.models.blocks.global_context import GlobalContext
+from lib.models.heads.nonlocal_head import NonLocalHead
+
+
+class GlobalContextHead(NonLocalHead):
+    """3x3 convolution, global context block, 3x3 convolution, their output joined to the input, 3x3, classifier.
+
+    Args:
+        channels: of the backbone's stages; the head reads the last one.
+        num_classes: K.
+        embedding, pooling, add, multiply, layers: see ``GlobalContext``.
+        inner: channels of the block; default a quarter of the input's.
+        width: channels of the convolution after the join.
+        concat_input: whether there are a join and a convolution after it; the classifier reads the second one if not.
+        dropout: probability with which a channel is dropped before the classifier.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        num_classes: int,
+        *,
+        embedding: int | None = None,
+        pooling: Literal["attention", "average"] = "attention",
+        add: bool = True,
+        multiply: bool = False,
+        layers: Literal[1, 2] = 2,
+        inner: int | None = None,
+        width: int = 512,
+        concat_input: bool = True,
+        dropout: float = 0.1,
+    ) -> None:
+        block = partial(GlobalContext, embedding=embedding, pooling=pooling, add=add, multiply=multiply, layers=layers)
+        super().__init__(
+            channels, num_classes, block=block, inner=inner, width=width, concat_input=concat_input, dropout=dropout
+        )
