@@ -1,6 +1,7 @@
 """Other projects' checkpoints are recognised by their names, imported, scored, and never run."""
 
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -77,14 +78,16 @@ def test_foreign_objects_are_dropped_and_tensors_taken(tmp_path, foreign, monkey
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip archive", "before PyTorch 1.6"])
-def test_what_a_file_wants_to_run_is_not_run(tmp_path, zipped):
+@pytest.mark.parametrize("function", [os.mkdir, eval, getattr, __import__])
+def test_a_file_with_tensors_that_wants_to_run_code_is_refused(tmp_path, zipped, function):
     class Bomb:
         def __reduce__(self):
-            return Path.mkdir, (tmp_path / "proof",)
+            return function, (str(tmp_path / "proof"),)
 
     path = tmp_path / "bomb.pth"
     torch.save({"weight": torch.ones(2), "bomb": Bomb()}, path, _use_new_zipfile_serialization=zipped)
-    assert read_file(path).keys() == {"weight"}
+    with pytest.raises(UserError, match=r"refused to load .*bomb\.pth: it asks for"):
+        read_file(path)
     assert not (tmp_path / "proof").exists()
 
 

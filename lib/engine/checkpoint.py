@@ -69,7 +69,10 @@ class CheckpointFiles:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of this project; raises UserError where the file is missing, cut off or something else."""
-    state = read_file(path, kind="checkpoint")
+    return _checked(read_file(path, kind="checkpoint"), path)
+
+
+def _checked(state: Any, path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or "format" not in state or "model" not in state:
         raise UserError(f"{path} is not a checkpoint of this project")
     if state["format"] != FORMAT:
@@ -84,7 +87,7 @@ def load_weights(model: nn.Module, path: Path) -> int:
         state, _ = import_network(model, content, f"checkpoint {path}")
         model.load_state_dict(state)
         return 0
-    state = load_checkpoint(path)
+    state = _checked(content, path)
     load_model(model, state["model"], path)
     return state["iteration"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lib.errors import UserError
-from lib.weights.unpickle import read_data
+from lib.weights.unpickle import Refused, read_data
 
 
 def read_file(path: str | Path, kind: str = "pretrained file") -> Any:
@@ -22,7 +22,7 @@ def read_file(path: str | Path, kind: str = "pretrained file") -> Any:
         kind: what the file is called in errors.
 
     Raises:
-        UserError: if there is no such file, if it is no checkpoint, is cut off, or holds no tensors.
+        UserError: if there is no such file, if it is no checkpoint, is cut off, holds no tensors, or wants to run code.
     """
     path = Path(path)
     if not path.is_file():
@@ -47,6 +47,8 @@ def read_file(path: str | Path, kind: str = "pretrained file") -> Any:
 def _read_data(path: Path, kind: str) -> Any:
     try:
         return read_data(path)
+    except Refused as error:
+        raise UserError(f"refused to load {kind} {path}: it asks for {error}, which runs code") from None
     except Exception:  # as above
         raise UserError(f"{kind} {path} {_diagnose(path)}") from None
 

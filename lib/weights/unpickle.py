@@ -1,7 +1,9 @@
 """Checkpoints that hold foreign objects, read without importing or running any: only tensors and containers come."""
 
+import builtins
 import pickle
 import struct
+import sys
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -79,8 +81,28 @@ _KNOWN = {
 }
 
 
+# Modules of the standard library whose objects configurations and logs may hold. All others (os, subprocess, ...) and
+# the built-in functions (eval, getattr, ...) have no business in a checkpoint.
+_INERT = {
+    *("argparse", "array", "_codecs", "collections", "copy_reg", "copyreg", "datetime", "decimal", "enum", "fractions"),
+    *("numbers", "pathlib", "types", "typing", "uuid"),
+}
+_BUILTINS = {"builtins", "__builtin__"}
+
+
+class Refused(Exception):
+    """The file asks for a function that no honest checkpoint needs; its name is the argument."""
+
+
+def _is_hostile(module: str, name: str) -> bool:
+    root = module.partition(".")[0]
+    if root in _BUILTINS:
+        return not isinstance(getattr(builtins, name, None), type)
+    return root in sys.stdlib_module_names and root not in _INERT
+
+
 class _DataUnpickler(pickle.Unpickler):
-    """Finds nothing but the functions above; every other class or function is ``Nothing``.
+    """Finds nothing but the functions above; every other class or function is ``Nothing``, or refused.
 
     Storages come empty: ``storages`` says which are to be filled, by their keys in the file.
     """
@@ -90,6 +112,8 @@ class _DataUnpickler(pickle.Unpickler):
         self.storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
+        if _is_hostile(module, name):
+            raise Refused(f"{module}.{name}")
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
         return _KNOWN.get((module, name), Nothing)
@@ -109,6 +133,7 @@ def read_data(path: Path) -> Any:
     Reads the zip archive and the format before PyTorch 1.6, which is a row of pickles and the storages behind them.
 
     Raises:
+        Refused: the file wants to run something.
         Exception: of any kind, if the file is damaged or of another format.
     """
     if zipfile.is_zipfile(path):
