@@ -28,7 +28,7 @@ def make(batch, queries, keys, width, value_width, dtype=torch.float64, seed=0):
     [(2, 200, 200, 8, 16), (1, 1, 50, 4, 4), (1, 130, 1, 4, 6), (3, 129, 70, 5, 3), (1, 64, 300, 16, 16)],
 )
 def test_output_and_gradients_equal_the_formula(monkeypatch, batch, queries, keys, width, value_width):
-    monkeypatch.setattr(attention, "CHUNK_BYTES", 1)  # the fewest rows a chunk can have, 64
+    monkeypatch.setattr(attention, "CHUNK_ENTRIES", 1)  # the fewest rows a chunk can have, 64
     tensors = make(batch, queries, keys, width, value_width)
     cotangent = torch.randn(batch, queries, value_width, dtype=torch.float64)
     out, expected = attend(*tensors, scale=0.7), formula(*tensors, scale=0.7)
@@ -38,12 +38,12 @@ def test_output_and_gradients_equal_the_formula(monkeypatch, batch, queries, key
 
 
 def test_gradients_equal_finite_differences(monkeypatch):
-    monkeypatch.setattr(attention, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(attention, "CHUNK_ENTRIES", 1)
     assert torch.autograd.gradcheck(lambda q, k, v: attend(q, k, v, scale=0.5), make(2, 70, 5, 3, 2))
 
 
 def test_transposed_layouts_give_the_same(monkeypatch):
-    monkeypatch.setattr(attention, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(attention, "CHUNK_ENTRIES", 1)
     rows = make(1, 100, 100, 8, 8)
     columns = [tensor.detach().mT.contiguous().mT.requires_grad_() for tensor in rows]
     for tensors in (rows, columns):

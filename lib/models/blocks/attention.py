@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# What one chunk of the affinity map takes on a CPU: of the sizes that fit the last cache, the fastest measured.
-CHUNK_BYTES = 8 << 20
+# Entries of the affinity map that a CPU holds at a time: few enough for the cache, enough for fast products.
+CHUNK_ENTRIES = 2 << 20
 
 # Rows of a product that is added to a sum of a wider type: few, as it is held in both types.
 PRODUCT_ROWS = 1024
@@ -85,7 +85,7 @@ def _backward_of_item(
 def _chunks(query: Tensor, key: Tensor, *, buffers: int) -> tuple[list[slice], list[Tensor]]:
     """Slices of queries N x D, and memory for ``buffers`` chunks of their map, which all slices use in turn."""
     queries, keys = len(query), len(key)
-    rows = min(queries, max(64, CHUNK_BYTES // (keys * query.element_size())))
+    rows = min(queries, max(64, CHUNK_ENTRIES // keys))
     slices = [slice(start, min(start + rows, queries)) for start in range(0, queries, rows)]
     return slices, [query.new_empty(rows, keys) for _ in range(buffers)]
 
