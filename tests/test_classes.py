@@ -1,11 +1,15 @@
 """The class tables hold what the datasets publish."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from datasets.seg.classes import IGNORE, UNKNOWN, datasets, load_table
 from lib.errors import UserError
 
+SPEC = Path(__file__).parents[2] / "shared" / "spec" / "classes.json"
 CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
 
 
@@ -50,7 +54,9 @@ def test_camvid_has_eleven_classes_and_void():
     assert table.weights is None
 
 
-@pytest.mark.parametrize("dataset, words", [("cityscapes", "0..33"), ("camvid", "0..11")])
+@pytest.mark.parametrize(
+    "dataset, words", [("cityscapes", "0..33"), ("ade20k", "0..150"), ("pascal_voc", "0..20, 255")]
+)
 def test_valid_ids_are_given_in_words(dataset, words):
     assert load_table(dataset).valid_ids == words
 
@@ -59,3 +65,44 @@ def test_an_unknown_dataset_is_answered_with_the_known_ones():
     with pytest.raises(UserError, match=r"camvid.*cityscapes"):
         load_table("cityscape")
     assert {"camvid", "cityscapes"} <= set(datasets())
+
+
+# Which label id means which class, as the datasets and the published recipes say: the first train id's label id, and
+# the label ids that are legal but ignored.
+LAYOUTS = {
+    "ade20k": (150, 1, [0]),
+    "camvid": (11, 0, [11]),
+    "pascal_context_59": (59, 1, [0]),
+    "pascal_context_60": (60, 0, []),
+    "pascal_voc": (21, 0, [255]),
+    "pascal_voc_20": (20, 1, [0, 255]),
+}
+
+
+@pytest.mark.parametrize("dataset", LAYOUTS)
+def test_label_ids_become_train_ids_are_ignored_or_unknown(dataset):
+    classes, first, ignored = LAYOUTS[dataset]
+    table = load_table(dataset)
+    expected = np.full(256, UNKNOWN)
+    expected[first : first + classes] = np.arange(classes)
+    expected[ignored] = IGNORE
+    np.testing.assert_array_equal(table.train_id_of, expected)
+    np.testing.assert_array_equal(table.id_of, np.arange(first, first + classes))
+
+
+@pytest.mark.skipif(not SPEC.is_file(), reason="the published class lists are not beside the repository")
+@pytest.mark.parametrize("dataset", sorted({"cityscapes", *LAYOUTS}))
+def test_names_and_colours_are_the_published_ones(dataset):
+    published = json.loads(SPEC.read_text())
+    source = published["pascal_voc" if dataset == "pascal_voc_20" else dataset]
+    skipped = len(source["classes"]) - len(load_table(dataset))
+    assert skipped == (dataset == "pascal_voc_20")
+    assert list(load_table(dataset).names) == [name.strip() for name in source["classes"][skipped:]]
+    assert load_table(dataset).palette.tolist() == source["palette"][skipped:]
+
+
+@pytest.mark.parametrize("dataset", datasets())
+def test_every_class_has_a_name_and_none_has_it_twice(dataset):
+    names = load_table(dataset).names
+    assert len(set(names)) == len(names)
+    assert all(name and name == " ".join(name.split()) for name in names)

@@ -2,85 +2,19 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from raw_layouts import FRAME, contents, make_camvid, make_cityscapes, preprocess, start, write_pair
 
 from datasets.seg.preprocess import camvid, runner
 
-ROOT = Path(__file__).parents[1]
-CAMVID = ROOT.parent / "shared" / "data" / "camvid"
-FRAME = "aachen_000000_000019"
-
-
-def start(dataset: str, src: Path, dst: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", f"datasets.seg.preprocess.{dataset}", "--src", src, "--dst", dst, *options]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # background jobs inherit it ignored
-    )
-
-
-def preprocess(dataset: str, src: Path, dst: Path, *options: str) -> tuple[int, str, list[str]]:
-    """Exit status, standard output, and the lines of standard error."""
-    process = start(dataset, src, dst, *options)
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err.splitlines()
-
-
-def write_pair(image: Path, label: Path | None, size: tuple[int, int] = (12, 8), top_id: int = 11) -> None:
-    """A random image and a label with ids 0..top_id, ``size`` (width, height)."""
-    rng = np.random.default_rng(len(str(image)))
-    for path, pixels in (
-        (image, rng.integers(0, 256, (size[1], size[0], 3), np.uint8)),
-        (label, np.resize(np.arange(top_id + 1, dtype=np.uint8), (size[1], size[0]))),
-    ):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), pixels)
-
-
-def make_cityscapes(raw: Path) -> Path:
-    """Three training frames in two cities, one val frame, one test frame with the blank label as published."""
-    for split, frame in (
-        ("train", FRAME),
-        ("train", "aachen_000001_000019"),
-        ("train", "bochum_000000_000313"),
-        ("val", "frankfurt_000000_000294"),
-        ("test", "berlin_000000_000019"),
-    ):
-        city = frame.split("_")[0]
-        label = raw / "gtFine" / split / city / f"{frame}_gtFine_labelIds.png"
-        write_pair(raw / "leftImg8bit" / split / city / f"{frame}_leftImg8bit.png", label, top_id=33)
-        label.with_name(f"{frame}_gtFine_color.png").write_bytes(b"never read")
-    return raw
-
-
-def make_camvid(raw: Path, count: int = 3) -> Path:
-    for split in ("train", "val", "test"):
-        for index in range(count):
-            suffix = ("png", "jpg")[index % 2]
-            write_pair(
-                raw / split / f"{split}_{index:04d}.{suffix}", raw / f"{split}annot" / f"{split}_{index:04d}.png"
-            )
-    return raw
-
-
-def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Bytes and modification time of every file under ``folder``, hidden ones included."""
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
 
 
 def test_cityscapes_goes_to_the_prepared_layout_and_test_has_no_labels(tmp_path):

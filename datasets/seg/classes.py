@@ -34,7 +34,7 @@ class ClassTable:
         train_id_of: uint8 [256], label id -> train id, ``IGNORE`` or ``UNKNOWN``.
         id_of: uint8 [K], train id -> label id.
         weights: the K published loss weights, or None.
-        valid_ids: the label ids in words, for messages ("0..33").
+        valid_ids: the label ids in words, for messages ("0..20, 255").
     """
 
     dataset: str
@@ -66,8 +66,6 @@ def load_table(dataset: str) -> ClassTable:
     train_id_of = np.full(256, UNKNOWN, np.uint8)
     for row in rows:
         train_id_of[int(row["id"])] = int(row["train_id"] or IGNORE)
-    ids = sorted(int(row["id"]) for row in rows)
-    contiguous = ids == list(range(ids[0], ids[-1] + 1))
     return ClassTable(
         dataset=dataset,
         names=tuple(row["name"] for row in classes),
@@ -75,5 +73,16 @@ def load_table(dataset: str) -> ClassTable:
         train_id_of=train_id_of,
         id_of=np.array([int(row["id"]) for row in classes], np.uint8),
         weights=tuple(float(row["weight"]) for row in classes) if classes[0]["weight"] else None,
-        valid_ids=f"{ids[0]}..{ids[-1]}" if contiguous else ", ".join(map(str, ids)),
+        valid_ids=_ranges(sorted(int(row["id"]) for row in rows)),
     )
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers in words: "0..20, 255"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

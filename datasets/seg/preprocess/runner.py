@@ -1,7 +1,8 @@
 """What all preprocessing commands share: check every raw pair, write the good ones, report the rest.
 
 Prepared layout: ``DATA_DIR/{train,val,test}/{image,label}/<stem>.{png,jpg}``, the same stem in both folders, labels
-single-channel 8-bit PNG holding the dataset's own label ids.
+single-channel 8-bit PNG holding the dataset's own label ids. Files that are so already are copied as they are; labels
+in another format are converted.
 """
 
 import argparse
@@ -10,12 +11,13 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -31,6 +33,10 @@ PNG_8BIT_GREY = b"\x08\x00"
 """Bit depth and colour type, bytes 24 and 25 of a PNG file."""
 
 
+class LabelError(Exception):
+    """A raw label cannot be converted; the message says why, and is reported together with the label file's name."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """An image and its label as the raw download should hold them; whether the files exist is checked later.
@@ -39,11 +45,14 @@ class Pair:
         split: "train", "val" or "test".
         image: the image file; its stem names the prepared files.
         label: the label file, or None where the dataset publishes none.
+        convert: reads label ids, uint8 [H, W], out of ``label`` and may raise ``LabelError``; None where ``label`` is
+            a PNG of label ids.
     """
 
     split: str
     image: Path
     label: Path | None
+    convert: Callable[[], np.ndarray] | None = None
 
     def targets(self, dst: Path) -> dict[str, Path]:
         """Where the prepared files go in ``dst``, by kind; the image, which makes the pair visible, comes last."""
@@ -56,6 +65,18 @@ class Pair:
         """The raw files by kind."""
         return {"image": self.image} if self.label is None else {"image": self.image, "label": self.label}
 
+    def is_converted(self, kind: str) -> bool:
+        """Whether the prepared file of ``kind`` is not the raw file itself."""
+        return kind == "label" and self.convert is not None
+
+    def read(self, kind: str) -> tuple[bytes, np.ndarray]:
+        """The prepared file's bytes and its pixels; raises whatever a bad file makes its decoder raise."""
+        if self.is_converted(kind):
+            pixels = self.convert()
+            return encode(pixels), pixels
+        data = self.sources()[kind].read_bytes()
+        return data, decode(data)
+
 
 def visible_files(folder: Path, pattern: str) -> Iterator[Path]:
     """Files in ``folder`` that match ``pattern``, without hidden ones such as macOS's ``._name.png``."""
@@ -65,7 +86,7 @@ def visible_files(folder: Path, pattern: str) -> Iterator[Path]:
 def check_pair(pair: Pair, table: ClassTable) -> tuple[dict[str, bytes], list[str]]:
     """Read both files and decode them to the last pixel.
 
-    Returns the files' bytes by kind, and what is wrong with them, one line each.
+    Returns the bytes of the prepared files by kind, and what is wrong with them, one line each.
     """
     sources = pair.sources()
     missing = [kind for kind, path in sources.items() if not path.is_file()]
@@ -76,8 +97,10 @@ def check_pair(pair: Pair, table: ClassTable) -> tuple[dict[str, bytes], list[st
     data, sizes, problems = {}, {}, []
     for kind, path in sources.items():
         try:
-            data[kind] = path.read_bytes()
-            pixels = decode(data[kind])
+            data[kind], pixels = pair.read(kind)
+        except LabelError as error:
+            problems.append(f"cannot read label {path}: {error}")
+            continue
         except Exception as error:  # a damaged file makes Pillow raise almost anything
             reason = (
                 error.strerror if isinstance(error, OSError) and error.errno else "not an image, damaged or cut off"
@@ -85,8 +108,10 @@ def check_pair(pair: Pair, table: ClassTable) -> tuple[dict[str, bytes], list[st
             problems.append(f"cannot read {kind} {path}: {reason}")
             continue
         sizes[kind] = pixels.shape[:2]
-        if kind == "label":
-            problems += check_label(path, data[kind], pixels, table)
+        if kind == "label" and (data[kind][24:26] != PNG_8BIT_GREY or not data[kind].startswith(b"\x89PNG")):
+            problems.append(f"label {path} is not a single-channel 8-bit PNG: label ids are expected, not colours")
+        elif kind == "label":
+            problems += check_ids(path, pixels, table)
     if len(set(sizes.values())) > 1:
         (height, width), (label_height, label_width) = sizes["image"], sizes["label"]
         size = f"{width} x {height} but label {pair.label} is {label_width} x {label_height}"
@@ -102,10 +127,15 @@ def decode(data: bytes) -> np.ndarray:
         return np.asarray(image)
 
 
-def check_label(path: Path, data: bytes, pixels: np.ndarray, table: ClassTable) -> list[str]:
-    """What is wrong with a label that could be decoded: its format, or ids that the dataset does not have."""
-    if data[24:26] != PNG_8BIT_GREY or not data.startswith(b"\x89PNG"):
-        return [f"label {path} is not a single-channel 8-bit PNG: label ids are expected, not colours"]
+def encode(label: np.ndarray) -> bytes:
+    """A single-channel 8-bit PNG of ``label``, uint8 [H, W]."""
+    file = io.BytesIO()
+    Image.fromarray(label).save(file, "png")
+    return file.getvalue()
+
+
+def check_ids(path: Path, pixels: np.ndarray, table: ClassTable) -> list[str]:
+    """What is wrong with the ids in a label, uint8 [H, W]: those that the dataset does not have."""
     ids = np.flatnonzero(np.bincount(pixels.ravel(), minlength=256))
     unknown = ids[table.train_id_of[ids] == UNKNOWN]
     if not len(unknown):
@@ -116,19 +146,19 @@ def check_label(path: Path, data: bytes, pixels: np.ndarray, table: ClassTable) 
     return [f"label{plural} {listed} in {path} {verb} {table.dataset} label id{plural} ({table.valid_ids})"]
 
 
-def is_current(source: Path, target: Path, link: bool) -> bool:
-    """Whether ``target`` is ``source``'s copy (same size and time) or, with ``link``, the same file."""
+def is_current(pair: Pair, kind: str, target: Path, link: bool) -> bool:
+    """Whether ``target`` has the time of its raw file and is what was made of that: a conversion, a copy or a link."""
     try:
-        ours, theirs = target.stat(), source.stat()
+        ours, theirs = target.stat(), pair.sources()[kind].stat()
     except OSError:
         return False
-    if os.path.samestat(ours, theirs) != link:
+    if ours.st_mtime_ns != theirs.st_mtime_ns:
         return False
-    return (ours.st_size, ours.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns)
+    return pair.is_converted(kind) or (ours.st_size == theirs.st_size and os.path.samestat(ours, theirs) == link)
 
 
 def copy_file(source: Path, data: bytes, target: Path) -> None:
-    """Write ``data``, the contents of ``source``, to ``target`` with the time of ``source``."""
+    """Write ``data``, the contents of ``source`` or made of it, to ``target`` with the time of ``source``."""
     stat = source.stat()
 
     def write(file: BinaryIO) -> None:
@@ -158,13 +188,13 @@ def link_file(source: Path, target: Path) -> None:
 def prepare_pair(pair: Pair, dst: Path, table: ClassTable, link: bool) -> tuple[str, list[str]]:
     """Check and write one pair; returns "written", "unchanged" or "bad", and the problems found."""
     sources, targets = pair.sources(), pair.targets(dst)
-    if all(is_current(sources[kind], target, link) for kind, target in targets.items()):
+    if all(is_current(pair, kind, target, link) for kind, target in targets.items()):
         return "unchanged", []
     data, problems = check_pair(pair, table)
     if problems:
         return "bad", problems
     for kind, target in targets.items():
-        if link:
+        if link and not pair.is_converted(kind):
             link_file(sources[kind], target)
         else:
             copy_file(sources[kind], data[kind], target)
@@ -182,10 +212,10 @@ def separate_duplicates(pairs: Iterable[Pair]) -> tuple[list[Pair], list[str]]:
     return list(first.values()), problems
 
 
-def make_folders(pairs: list[Pair], src: Path, dst: Path) -> None:
-    """Make the folders to write to, none of them in ``src``, and clear what interrupted runs left in them."""
+def make_folders(pairs: list[Pair], raw: list[Path], dst: Path) -> None:
+    """Make the folders to write to, none of them inside one of ``raw``, and clear what interrupted runs left there."""
     folders = sorted({target.parent for pair in pairs for target in pair.targets(dst).values()})
-    for folder in (dst, *folders):
+    for folder, src in product((dst, *folders), raw):
         if folder.resolve().is_relative_to(src.resolve()):
             raise UserError(f"--dst {dst} would write into the raw data at {src}: choose a folder outside it")
     try:
@@ -197,11 +227,15 @@ def make_folders(pairs: list[Pair], src: Path, dst: Path) -> None:
         raise UserError(f"cannot write to --dst {dst}: {error.filename}: {error.strerror}") from error
 
 
-def prepare(dataset: str, pairs: Iterable[Pair], src: Path, dst: Path, link: bool, workers: int) -> int:
-    """Bring all pairs into ``dst`` and print what happened; returns the exit status, 1 if a pair was bad."""
-    table = load_table(dataset)
+def prepare(
+    dataset: str, table: ClassTable, pairs: Iterable[Pair], raw: list[Path], dst: Path, link: bool, workers: int
+) -> int:
+    """Bring all pairs from the folders ``raw`` into ``dst`` and print what happened.
+
+    Returns the exit status, 1 if a pair was bad.
+    """
     pairs, problems = separate_duplicates(pairs)
-    make_folders(pairs, src, dst)
+    make_folders(pairs, raw, dst)
     job = partial(prepare_pair, dst=dst, table=table, link=link)
     # Threads: decoding and disk access, which is all the work, run outside the interpreter's lock.
     pool = ThreadPoolExecutor(workers)
@@ -214,7 +248,7 @@ def prepare(dataset: str, pairs: Iterable[Pair], src: Path, dst: Path, link: boo
     expected = {target for pair in pairs for target in pair.targets(dst).values()}
     for split, kind in ((split, kind) for split in SPLITS for kind in KINDS):
         for path in sorted(set(visible_files(dst / split / kind, "*")) - expected):
-            print(f"warning: {path} belongs to no file in {src}; it was left there", file=sys.stderr)
+            print(f"warning: {path} belongs to no file in {raw[0]}; it was left there", file=sys.stderr)
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
     print_summary(dataset, pairs, [state for state, _ in outcomes], problems, dst)
@@ -245,13 +279,23 @@ def positive(text: str) -> int:
     return value
 
 
-def main(dataset: str, find_pairs: Callable[[Path], list[Pair]], layout: str) -> int:
+def main(
+    dataset: str,
+    find_pairs: Callable[..., list[Pair]],
+    layout: str,
+    *,
+    table: str | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> int:
     """The command line of a dataset's preprocessing.
 
     Args:
-        dataset: its name, as in ``datasets.seg.classes``.
-        find_pairs: from the raw folder to all pairs that it holds or ought to hold.
+        dataset: its name.
+        find_pairs: from the raw folder, and the values of ``options`` by name, to all pairs that it holds or ought to.
         layout: where the raw files are expected, in a few words, for messages.
+        table: the class table that says which label ids are legal; that of ``dataset`` unless given.
+        options: what else ``find_pairs`` takes, by name, as arguments of ``ArgumentParser.add_argument``; an option
+            of type Path is a second raw folder.
 
     Returns the exit status: 0, 1 if pairs were bad, 2 after a mistake of the user's, 130 after Ctrl-C.
     """
@@ -261,16 +305,22 @@ def main(dataset: str, find_pairs: Callable[[Path], list[Pair]], layout: str) ->
     )
     parser.add_argument("--src", metavar="RAW", type=Path, required=True, help="the raw download; never changed")
     parser.add_argument("--dst", metavar="DATA_DIR", type=Path, required=True, help="the folder to prepare")
-    parser.add_argument("--link", action="store_true", help="hard-link the files instead of copying them")
+    for name, details in (options or {}).items():
+        parser.add_argument(f"--{name}", **details)
+    parser.add_argument(
+        "--link", action="store_true", help="hard-link the files instead of copying them; converted labels are written"
+    )
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="threads (default: all cores)")
     args = parser.parse_args()
+    chosen = {name: getattr(args, name) for name in options or {}}
     try:
         if not args.src.is_dir():
             raise UserError(f"--src {args.src} is not a folder: name the raw download, which holds {layout}")
-        pairs = find_pairs(args.src)
+        raw = [args.src, *(value for value in chosen.values() if isinstance(value, Path))]
+        pairs = find_pairs(args.src, **chosen)
         if not pairs:
             raise UserError(f"nothing to prepare in {args.src}: expected {layout}")
-        return prepare(dataset, pairs, args.src, args.dst, args.link, args.workers)
+        return prepare(dataset, load_table(table or dataset), pairs, raw, args.dst, args.link, args.workers)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
