@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# DNLNet of mmsegmentation, ResNet-101: train|resume|val|test TAG DATA_DIR [PRETRAINED] [key=value ...]
+exec bash "$(dirname -- "${BASH_SOURCE[0]}")/../dispatch.sh" seg/ade20k/mmseg_dnl_r101_512x512_80k.yaml "$@"

@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# ANN, ResNet-101: run_ann.sh train|resume|val|test TAG DATA_DIR [PRETRAINED] [key=value ...]
+exec bash "$(dirname -- "${BASH_SOURCE[0]}")/../dispatch.sh" seg/cityscapes/ann_r101.yaml "$@"

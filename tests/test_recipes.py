@@ -1,0 +1,394 @@
+"""Every recipe has the published values: its settings those of the tables of facts, its network the published one."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from datasets.seg.classes import load_table
+from lib.engine.build import build_loss, build_model
+from lib.models import build_segmentor
+from lib.recipes import load_config
+from lib.weights import networks
+from lib.weights.checkpoints import import_network
+from lib.weights.spectral_blocks import spectral_options
+
+ROOT = Path(__file__).parents[1]
+SPEC = ROOT.parent / "shared" / "spec"
+CONFIGS = ROOT / "configs" / "seg"
+SCRIPTS = ROOT / "scripts" / "seg"
+needs_facts = pytest.mark.skipif(not SPEC.is_dir(), reason="the published facts are not here")
+
+# The column of the table of facts that a dataset's recipes follow, and how its row "classes" says their number
+DATASETS = {
+    "cityscapes": ("Cityscapes", r"^(\d+)"),
+    "ade20k": ("ADE20K", r"^(\d+)"),
+    "pascal_context_60": ("PASCAL Context", r"(\d+) with background"),
+    "pascal_context_59": ("PASCAL Context", r"(\d+) without"),
+    "pascal_voc": ("PASCAL VOC (aug)", r"(\d+) is the benchmark's own"),
+    "pascal_voc_20": ("PASCAL VOC (aug)", r"(\d+) as published"),
+}
+EVERYWHERE, ON_BOTH = ["dnl", "nl"], ["nl_in", "gc", "fcn", "psp", "deeplab_v3", "ann"]
+SYSTEMS = {name: EVERYWHERE for name in DATASETS} | {
+    "cityscapes": [*EVERYWHERE, *ON_BOTH, "dnl_in", "nl_ln", "unary", "dense_aspp"],
+    "ade20k": [*EVERYWHERE, *ON_BOTH],
+}
+RECIPES = [f"{dataset}/{system}_r101" for dataset, systems in SYSTEMS.items() for system in systems]
+ON_OTHER_BACKBONES = ["cityscapes/dnl_hrnet_w48", "cityscapes/dnl_mobilenet_v2"]
+MMSEG = sorted(f"{file.parent.name}/{file.stem}" for file in CONFIGS.glob("*/mmseg_*.yaml"))
+
+# Published lists of parameters and the recipe of that network
+LISTS = {
+    "torchcv_nonlocalnowd_deepbase_resnet101_dilated8": ["dnl_r101", "dnl_in_r101"],
+    "torchcv_nonlocalbn_deepbase_resnet101_dilated8": ["nl_r101"],
+    "torchcv_unary_deepbase_resnet101_dilated8": ["unary_r101"],
+    "torchcv_gcnet_deepbase_resnet101_dilated8": ["gc_r101"],
+    "torchcv_basenet_deepbase_resnet101_dilated8": ["fcn_r101"],
+    "torchcv_pspnet_deepbase_resnet101_dilated8": ["psp_r101"],
+    "torchcv_deeplabv3_deepbase_resnet101_dilated8": ["deeplab_v3_r101"],
+    "torchcv_annn_deepbase_resnet101_dilated8": ["ann_r101"],
+    "torchcv_nonlocalbn_single_hrnet": ["dnl_hrnet_w48"],
+    "torchcv_nonlocalnowd_mobilenetv2_dilated8": ["dnl_mobilenet_v2"],
+    "mmseg_dnl_r50": ["mmseg_dnl_r50_512x1024_40k", "mmseg_dnl_r50_512x1024_80k"],
+    "mmseg_dnl_r50_align": ["mmseg_dnl_r50_769x769_40k", "mmseg_dnl_r50_769x769_80k"],
+}
+
+# What torchcv calls the networks whose head has no block with options of its own
+TORCHCV_FAMILIES = {"fcn": "basenet", "psp": "pspnet", "deeplab_v3": "deeplabv3", "ann": "annn", "gc": "gcnet"}
+
+
+@cache
+def facts():
+    """The tables of the facts, each a list of rows by their headings, and the text with its line breaks removed."""
+    text = (SPEC / "recipes.md").read_text()
+    tables, rows = [], []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+        elif rows:
+            tables.append([dict(zip(rows[0], row, strict=True)) for row in rows[2:]])
+            rows = []
+    return tables, " ".join(text.split())
+
+
+def published(name, column):
+    """A cell of the first table; what a column says is the same as in another one is written out."""
+    rows = {row[""]: row for row in facts()[0][0]}
+    text = rows[name][column]
+    columns = list(rows[name])
+    if text.startswith("as ADE20K"):
+        return published(name, "ADE20K")
+    if text.startswith("same"):
+        return published(name, columns[columns.index(column) - 1]) + text.removeprefix("same")
+    return text
+
+
+def numbers(text):
+    """All numbers in a text, without their signs; a space parts thousands."""
+    text = re.sub(r"(?<=\d) (?=\d{3}\b)", "", text)
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", text)]
+
+
+@cache
+def load(recipe):
+    return load_config(CONFIGS / f"{recipe}.yaml", [])
+
+
+def meta(build, *arguments, **options):
+    """What ``build`` makes, without numbers."""
+    with torch.device("meta"):
+        return build(*arguments, **options)
+
+
+def structure(module):
+    """All that modules were told: by name, their class and their attributes that are plain values."""
+    plain = (bool, int, float, str, tuple, type(None))
+    return {
+        name: (type(part), {key: value for key, value in vars(part).items() if isinstance(value, plain)})
+        for name, part in module.named_modules()
+    }
+
+
+def undecayed(network):
+    """The names of the parameters that are trained without weight decay."""
+    chosen = {
+        id(parameter)
+        for module in network.modules()
+        if hasattr(module, "no_decay_parameters")
+        for parameter in module.no_decay_parameters()
+    }
+    return {name for name, parameter in network.named_parameters() if id(parameter) in chosen}
+
+
+QUERY_AND_KEY = {f"head.block.{projection}.{leaf}" for projection in ("query", "key") for leaf in ("weight", "bias")}
+
+
+@needs_facts
+class TestTorchcv:
+    @pytest.mark.parametrize("recipe", [*RECIPES, *ON_OTHER_BACKBONES])
+    def test_the_settings_are_those_of_the_dataset(self, recipe):
+        config = load(recipe)
+        data, train, loss, val = config.data, config.train, config.loss, config.val
+        column, classes = DATASETS[data.dataset]
+        assert data.dataset == recipe.split("/")[0]
+        assert len(load_table(data.dataset)) == int(re.search(classes, published("classes", column))[1])
+
+        assert data.crop_size == numbers(published("crop", column))
+        augmentation = published("augmentation, in order", column)
+        steps = r"resize x\[(.+?)\](?: with|,) aspect \[(.+?)\].*brightness (?:shift )?\+-(\d+)"
+        scale, aspect, brightness = re.search(steps, augmentation).groups()
+        assert (data.scale, data.aspect, data.brightness) == (numbers(scale), numbers(aspect), int(brightness))
+        shorter = re.search(r"shorter side to (\d+)", augmentation)
+        assert data.short_side == (int(shorter[1]) if shorter else 0)
+        assert "flip" in augmentation and data.flip == 0.5
+
+        rate = re.search(r"59 without \(.*base lr ([\d.]+)\)", published("classes", column))
+        base = numbers(published("base lr / weight decay", column))
+        assert train.lr == (float(rate[1]) if data.dataset == "pascal_context_59" else base[0])
+        assert train.weight_decay == base[1]
+        assert train.batch_size == numbers(published("batch", column))[0]
+        assert [train.max_iters] == numbers(published("iterations", column))
+        weights = numbers(published("class weights", column))
+        assert loss.class_weights == bool(weights)
+        assert not weights or build_loss(config, load_table(data.dataset)).weight.tolist() == pytest.approx(weights)
+
+        protocol = published("validation", column)
+        if "sliding window" in protocol:
+            window = val.window or data.crop_size
+            assert val.mode == "sscrop" and [*window, val.stride] == numbers(protocol)
+        else:
+            assert val.mode == "ss"
+            assert [val.short_side, val.long_side, val.pad_multiple, *val.scales] == numbers(protocol)
+            assert "with flip, logits summed" in protocol and val.flip and val.combine == "sum"
+            assert "cubic interpolation before they are summed" in facts()[1] and val.interpolation == "bicubic"
+
+    @pytest.mark.parametrize("recipe", [*RECIPES, *ON_OTHER_BACKBONES])
+    def test_the_rest_is_common_to_all(self, recipe):
+        config = load(recipe)
+        data, train, loss = config.data, config.train, config.loss
+        common = facts()[1].split("Common:")[1].split("| |")[0]
+        assert f"momentum {train.momentum}, no Nesterov" in common and train.optimizer == "sgd"
+        assert f"** {train.power}` stepped" in common and (train.schedule, train.min_lr) == ("poly", 0)
+        assert "no warm-up" in common and train.warmup_iters == 0
+        assert f"BGR order, minus ({', '.join(map(str, data.mean))}), std 1" in common
+        assert (data.color_order, data.std) == ("bgr", [1, 1, 1])
+        assert f"loss = OHEM cross entropy (threshold {loss.ohem_threshold}, at least 100 000 pixels" in common
+        assert (loss.name, loss.ohem_min_kept, loss.extra) == ("ohem", 100_000, {})
+        assert f"+ {loss.aux_weight} x cross entropy" in common
+        assert not data.photometric and data.rotation == 0 and data.category_max_ratio == 1
+
+    @pytest.mark.parametrize("recipe", RECIPES)
+    def test_the_backbone_is_the_published_one(self, recipe):
+        model = load(recipe).model
+        words = published("backbone", DATASETS[recipe.split("/")[0]][0])
+        assert words == "3x3 (deep-stem) ResNet-101, output stride 8, multi-grid 1 1 1"
+        backbone = model.backbone
+        assert (backbone.stem, backbone.name, backbone.output_stride) == ("deep", "resnet101", 8)
+        assert backbone.multi_grid == [1, 1, 1] and backbone.options == {} and model.align_corners and model.aux.enabled
+
+    @pytest.mark.parametrize("system", ["dnl", "dnl_in", "nl", "nl_in", "nl_ln", "unary"])
+    def test_a_named_recipe_has_the_block_of_its_row(self, system):
+        row = next(row for row in facts()[0][1] if row["recipe"] == system)
+        assert row["output conv / BN"] in ("no / no", "-")
+        whitening = row["whitening"].split()[0]
+        case = {
+            "family": {"nonlocal_nowd": "nonlocalnowd", "nonlocal_bn": "nonlocalbn"}.get(row["block"], row["block"]),
+            "backbone": "deepbase_resnet101_dilated8",
+            "num_classes": 19,
+            "nonlocal_": {
+                "whiten_type": [] if whitening in ("none", "-") else [whitening],
+                "temp": float(row["temperature"]) if row["temperature"] != "-" else 1.0,
+                "with_gc": row["unary"] == "yes",
+                "with_nl": True,
+                "nowd": {"off": ["nl"], "on": [], "-": []}[row["scale 1/sqrt(d)"]],
+            },
+        }
+        case["nonlocal_"] |= {"use_out": False, "out_bn": False}
+        network = meta(build_model, load(f"cityscapes/{system}_r101"))
+        assert structure(network) == structure(meta(build_segmentor, **networks.torchcv_network_options(case)))
+        assert undecayed(network) == (QUERY_AND_KEY if row["no weight decay"] == "query, key" else set())
+
+    @pytest.mark.parametrize(("system", "family"), TORCHCV_FAMILIES.items())
+    def test_the_other_systems_are_torchcvs_down_to_the_dropout(self, system, family):
+        case = {"family": family, "backbone": "deepbase_resnet101_dilated8", "num_classes": 19, "nonlocal_": None}
+        ours = structure(meta(build_model, load(f"cityscapes/{system}_r101")))
+        assert ours == structure(meta(build_segmentor, **networks.torchcv_network_options(case)))
+
+    @pytest.mark.parametrize(
+        ("recipe", "family", "backbone"),
+        [
+            ("dnl_mobilenet_v2", "nonlocalnowd", "mobilenetv2_dilated8"),
+            ("dnl_hrnet_w48", "nonlocalbn_single", "hrnet"),
+        ],
+    )
+    def test_dnl_on_other_backbones_is_the_network_of_the_recorded_fixture(self, recipe, family, backbone):
+        section = {"downsample": False, "with_gc": True, "use_out": False, "out_bn": False}
+        if backbone == "hrnet":
+            section |= {"whiten_type": ["channel"], "temp": 0.05}
+        else:
+            section |= {"whiten_type": ["ln_nostd"], "with_nl": True, "nowd": ["nl"]}
+        case = {"family": family, "backbone": backbone, "num_classes": 19, "nonlocal_": section}
+        ours = structure(meta(build_model, load(f"cityscapes/{recipe}")))
+        assert ours == structure(meta(build_segmentor, **networks.torchcv_network_options(case)))
+
+    @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if not recipe.startswith("cityscapes")])
+    def test_a_system_has_the_same_network_on_every_dataset(self, recipe):
+        assert load(recipe).model == load(f"cityscapes/{recipe.split('/')[1]}").model
+
+
+@needs_facts
+@pytest.mark.parametrize(("name", "recipe"), [(name, recipe) for name in LISTS for recipe in LISTS[name]])
+def test_a_published_checkpoint_fills_the_recipes_network_completely(name, recipe):
+    lines = (SPEC / "state_dict_keys" / f"{name}.txt").read_text().splitlines()
+    entries = dict(line.split("\t") for line in lines)
+    content = {key: torch.empty(json.loads(shape), device="meta") for key, shape in entries.items()}
+    network = meta(build_model, load(f"cityscapes/{recipe}"))
+    _, report = import_network(network, content, name)
+    counters = {key for key in report.missing if key.endswith("num_batches_tracked")}
+    assert set(report.missing) == counters and report.left_out == []
+    # some lists leave the counters out
+    assert not counters or not any(key.endswith("num_batches_tracked") for key in content)
+
+
+@needs_facts
+class TestMmsegmentation:
+    @staticmethod
+    def row_of(recipe):
+        dataset, name = recipe.split("/")
+        _, _, backbone, crop, iterations = name.split("_")
+        cells = {"dataset": dataset, "backbone": backbone.replace("r", "R-"), "crop": crop, "iterations": iterations}
+        return next(row for row in facts()[0][2] if cells.items() <= {**row, "dataset": row["dataset"].lower()}.items())
+
+    def test_every_published_row_has_a_recipe(self):
+        rows = [tuple(self.row_of(recipe).values()) for recipe in MMSEG]
+        assert sorted(rows) == sorted(tuple(row.values()) for row in facts()[0][2]) and len(rows) == 12
+
+    @pytest.mark.parametrize("recipe", MMSEG)
+    def test_the_settings_are_those_of_its_row(self, recipe):
+        config, row = load(recipe), self.row_of(recipe)
+        data, train, loss, val = config.data, config.train, config.loss, config.val
+        text = facts()[1].split("## The mmsegmentation DNLNet recipes")[1].split("| dataset |")[0]
+        height, width = map(int, row["crop"].split("x"))
+        assert data.crop_size == [width, height]
+        assert train.max_iters == 1000 * int(row["iterations"].removesuffix("k"))
+        batches = re.search(r"batch (\d+) \(Cityscapes: .*?\) or (\d+) \(ADE20K", text).groups()
+        assert train.batch_size == int(batches[data.dataset == "ade20k"])
+        rates = r"SGD lr ([\d.]+), momentum ([\d.]+), weight decay (\S+), poly power ([\d.]+) down to (\S+);"
+        values = [train.lr, train.momentum, train.weight_decay, train.power, train.min_lr]
+        assert values == [float(value) for value in re.search(rates, text).groups()]
+        assert f"RGB, mean ({', '.join(map(str, data.mean))}), std ({', '.join(map(str, data.std))})" in text
+        assert f"resize x[{data.scale[0]}, {data.scale[1]}] keeping aspect" in text and data.aspect == [1, 1]
+        assert f"category maximum ratio {data.category_max_ratio}, flip {data.flip}, photometric" in text
+        assert data.photometric and data.brightness == 0 and data.color_order == "rgb"
+        assert f"cross entropy + {loss.aux_weight} x auxiliary cross entropy" in text and loss.name == "cross_entropy"
+
+        if row["crop"] == "769x769":
+            assert "769 x 769 models are tested with sliding windows of 769 and stride 513 and use" in text
+            assert (val.mode, val.window, val.stride, config.model.align_corners) == ("sscrop", [769, 769], 513, True)
+        else:
+            assert "ADE20K models are tested whole without it" in text
+            assert (val.mode, config.model.align_corners) == ("ss", False)
+        longest = {"ade20k": (512, 2048), "cityscapes": (0, 0)}[data.dataset]
+        assert (val.short_side, val.long_side) == (data.short_side, data.long_side) == longest
+        assert (val.combine, val.flip, val.interpolation) == ("softmax", True, "bilinear")
+
+    @pytest.mark.parametrize("recipe", MMSEG)
+    def test_the_network_is_the_published_one(self, recipe):
+        config, row = load(recipe), self.row_of(recipe)
+        case = {
+            "family": "mmseg/DNLHead",
+            "depth": int(row["backbone"].removeprefix("R-")),
+            "align_corners": row["crop"] == "769x769",
+            "num_classes": len(load_table(config.data.dataset)),
+            "head_args": {"reduction": 2, "use_scale": True, "mode": "embedded_gaussian", "temperature": 0.05},
+        }
+        network = meta(build_model, config)
+        expected = structure(meta(build_segmentor, **networks.mmseg_network_options(case)))
+        ours = structure(network)
+        for parts in (ours, expected):
+            del parts["head.block"][1]["no_decay"]
+        assert ours == expected
+        # the authors of mmsegmentation set it for these two alone
+        assert undecayed(network) == (QUERY_AND_KEY if recipe.endswith("769x769_80k") else set())
+
+    @pytest.mark.parametrize("recipe", MMSEG)
+    def test_its_published_results_are_in_the_table_of_results(self, recipe):
+        row = self.row_of(recipe)
+        expected = row["mIoU"] + (f", ms {row['mIoU ms+flip']}" if row["mIoU ms+flip"] else "")
+        assert results()[recipe]["published"] == expected
+
+
+@needs_facts
+def test_snl_is_its_authors_head_with_mmsegmentations_settings():
+    config, text = load("cityscapes/snl_r50"), facts()[1]
+    words = r"ResNet-50-v1c on Cityscapes at (\d+) x (\d+), (\d+)k iterations"
+    height, width, thousands = map(int, re.search(words, text).groups())
+    assert config.data.crop_size == [width, height] and config.train.max_iters == 1000 * thousands
+    other = load("cityscapes/mmseg_dnl_r50_512x1024_40k")
+    for part in ("data", "loss", "train", "val"):
+        assert getattr(config, part) == getattr(other, part)
+    assert config.model.backbone == other.model.backbone and config.model.backbone.name == "resnet50"
+    assert config.model.backbone.stem == "v1c"
+    stage = {"family": "snl/seg_stage", "inplanes": 512, "planes": 256, "stage_num": 1, "relu": True}
+    options = spectral_options(stage)
+    del options["channels"]
+    case = {"family": "mmseg/FCNHead", "depth": 50, "align_corners": False, "num_classes": 19, "head_args": {}}
+    spec = networks.mmseg_network_options(case)
+    spec["head"] = {"name": "nonlocal", "block": {"name": "spectral", **options}}
+    assert structure(meta(build_model, config)) == structure(meta(build_segmentor, **spec))
+
+
+def results():
+    with (ROOT / "configs" / "results.csv").open() as file:
+        return {row["recipe"]: row for row in csv.DictReader(file)}
+
+
+class TestCatalogue:
+    def test_every_recipe_has_one_script_and_every_script_its_recipe(self):
+        started = {}
+        for script in SCRIPTS.glob("*/run_*.sh"):
+            found = re.search(r"dispatch\.sh\" seg/(\S+)\.yaml", script.read_text())
+            if found:
+                assert found[1] not in started and found[1].split("/")[0] == script.parent.name
+                started[found[1]] = script.name
+        # the demo has a script of its own, which draws its data first
+        recipes = {f"{file.parent.name}/{file.stem}" for file in CONFIGS.glob("*/*.yaml")} - {"cityscapes/demo"}
+        assert started.keys() == recipes
+        for recipe, script in started.items():
+            network = recipe.split("/")[1]
+            assert script in (f"run_{network}.sh", f"run_{network.rpartition('_')[0]}.sh")
+
+    def test_every_dataset_has_a_script_for_dnl(self):
+        folders = [folder for folder in SCRIPTS.iterdir() if folder.is_dir()]
+        assert {folder.name for folder in folders} == {*DATASETS, "camvid"}
+        assert all((folder / "run_dnl.sh").is_file() for folder in folders)
+
+    def test_all_promised_recipes_exist(self):
+        assert [name for name in [*RECIPES, *ON_OTHER_BACKBONES] if not (CONFIGS / f"{name}.yaml").is_file()] == []
+
+    @needs_facts
+    @pytest.mark.parametrize(
+        ("recipe", "words"),
+        [
+            ("ade20k/dnl_r101", r"([\d.]+) mIoU on ADE20K val \(ResNet-101\)"),
+            ("cityscapes/dnl_hrnet_w48", r"([\d.]+) on Cityscapes test \(HRNetV2-W48, with coarse data\)"),
+            ("cityscapes/ann_r101", r"([\d.]+) mIoU on Cityscapes test"),
+        ],
+    )
+    def test_the_papers_results_are_in_the_table_of_results(self, recipe, words):
+        assert numbers(results()[recipe]["published"]) == [float(re.search(words, facts()[1])[1])]
+
+    def test_results_are_of_recipes_that_exist(self):
+        assert [name for name in results() if not (CONFIGS / f"{name}.yaml").is_file()] == []
+
+    def test_the_readme_has_the_tables_that_the_command_prints(self):
+        command = [sys.executable, ROOT / "scripts" / "recipes.py"]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert (ROOT / "configs" / "README.md").read_text().endswith("## Recipes\n\n" + printed)
+        assert "[dnl_r101](seg/cityscapes/dnl_r101.yaml) | run_dnl.sh | nonlocal: disentangled | resnet101" in printed
