@@ -16,9 +16,11 @@ def _list(*items: Any) -> Any:
 @dataclass
 class DataConfig:
     root: str = ""
-    """DATA_DIR: the prepared dataset, ``{train,val,test}/{image,label}``."""
+    """DATA_DIR: the prepared dataset, ``{train,val,test}/{image,label}``, as a folder or as one ``.zip`` of it."""
     dataset: str = "cityscapes"
     """Whose classes and label ids: a table in ``datasets/seg/tables``."""
+    include_val: bool = False
+    """Train on the validation images too."""
     color_order: str = "bgr"
     """Channel order of the network's input: ``bgr`` (Caffe-style weights) or ``rgb``."""
     mean: list[float] = _list(102.9801, 115.9465, 122.7717)
@@ -29,12 +31,20 @@ class DataConfig:
     """[width, height] of a training sample, in pixels."""
     short_side: int = 0
     """Resize so that the shorter side has this many pixels before the random scale; 0 keeps the size."""
+    long_side: int = 0
+    """With ``short_side``: a smaller factor where the longer side would otherwise exceed this; 0 for no bound."""
     scale: list[float] = _list(0.5, 2.0)
     """[lowest, highest] random scale."""
     aspect: list[float] = _list(0.9, 1.1)
     """[lowest, highest] random aspect ``a``: width times sqrt(a), height divided by it."""
     brightness: int = 10
     """Largest random brightness shift, in grey levels either way."""
+    photometric: bool = False
+    """Random brightness, contrast, saturation and hue, as mmsegmentation distorts them; before ``brightness``."""
+    rotation: float = 0.0
+    """Largest random rotation, in degrees either way; what comes from outside the image is padding."""
+    category_max_ratio: float = 1.0
+    """A crop with a larger share of one class is drawn again, up to ten times; 1 takes every crop."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     workers: int = 4
@@ -97,9 +107,14 @@ class ModelConfig:
 @dataclass
 class LossConfig:
     name: str = "ohem"
-    """Loss of the main output: ``ohem`` or ``cross_entropy``; the auxiliary output always has cross entropy."""
+    """Loss of the main output: ``ohem``, ``cross_entropy``, ``focal``, ``dice`` or ``lovasz``; the auxiliary output
+    always has cross entropy."""
+    extra: dict[str, float] = field(default_factory=dict)
+    """Further losses of the main output, of the same names, and their weights, such as ``{lovasz: 1.0}``."""
+    focal_gamma: float = 2.0
+    """Exponent of the focal loss; 0 makes it cross entropy."""
     class_weights: bool = False
-    """Whether the weights of the dataset's class table apply."""
+    """Whether the weights of the dataset's class table apply; ``dice`` and ``lovasz`` have no use for them."""
     ohem_threshold: float = 0.7
     """Pixels whose true class has a lower probability than this are always kept."""
     ohem_min_kept: int = 100_000
@@ -120,31 +135,82 @@ class TrainConfig:
     """bfloat16 autocast: ``auto`` (where the device is fast at it), ``true`` or ``false``."""
     channels_last: bool = True
     """Whether feature maps lie in memory with the channels last."""
+    compile: bool = False
+    """Whether ``torch.compile`` compiles the network for training."""
+    optimizer: str = "sgd"
+    """``sgd`` (heavy-ball momentum) or ``adamw``."""
     lr: float = 0.01
-    """Learning rate at the start."""
+    """Learning rate at the start, after the warm-up."""
     head_lr_factor: float = 1.0
     """Times this for everything that is not the backbone."""
-    power: float = 0.9
-    """Of the poly schedule ``lr * (1 - iteration / max_iters) ** power``."""
     momentum: float = 0.9
+    """Of SGD."""
+    betas: list[float] = _list(0.9, 0.999)
+    """Of AdamW: decay of the averages of the gradient and of its square."""
     weight_decay: float = 5e-4
     """Not applied to the projections that the block's ``no_decay`` names."""
+    schedule: str = "poly"
+    """How the learning rate falls: ``poly``, ``linear``, ``cosine``, ``step`` or ``constant``."""
+    power: float = 0.9
+    """Of the poly schedule ``(lr - min_lr) * (1 - iteration / max_iters) ** power + min_lr``."""
+    min_lr: float = 0.0
+    """The learning rate at the end of a poly, linear or cosine schedule, of backbone and head alike."""
+    steps: list[int] = _list()
+    """Iterations at which the step schedule multiplies the learning rate by ``step_factor``."""
+    step_factor: float = 0.1
+    """What the step schedule multiplies by."""
+    warmup_iters: int = 0
+    """Iterations over which the learning rate rises linearly from ``warmup_start`` of the schedule's to all of it."""
+    warmup_start: float = 0.001
+    """The part of the schedule's learning rate with which the warm-up begins."""
+    clip_grad_norm: float = 0.0
+    """Gradients whose common norm is larger are scaled down to this one; 0 leaves them."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights, such as 0.999; the average is what is validated and tested and what
+    ``pretrained`` takes from a checkpoint. 0 for none."""
+    freeze_stages: int = -1
+    """The backbone's stem (0), or its stem and first n stages, keep their weights and statistics; -1: none."""
+    freeze_norm: bool = False
+    """Whether the backbone's batch norm keeps its statistics, scales and shifts."""
 
 
 @dataclass
 class ValConfig:
     mode: str = "sscrop"
-    """``ss``: the whole image at once; ``sscrop``: sliding windows of ``data.crop_size``."""
+    """``ss``: the whole image at once; ``sscrop``: sliding windows; ``ms``, ``mscrop``: the same at several scales."""
+    window: list[int] = _list()
+    """[width, height] of the sliding window; ``data.crop_size`` unless set."""
     stride: float = 0.667
-    """Step of the sliding window, in window sizes."""
+    """Step of the sliding window: up to 1 in window sizes (rounded down to pixels), above that in pixels."""
+    short_side: int = 0
+    """Resize so that the shorter side has this many pixels; 0 keeps the size. Scores count at the label's size."""
+    long_side: int = 0
+    """With ``short_side``: a smaller factor where the longer side would otherwise exceed this; 0 for no bound."""
+    pad_multiple: int = 1
+    """Pad at the right and the bottom, by the mean colour, until both sides are multiples of this."""
+    scales: list[float] = _list(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    """Of modes ``ms`` and ``mscrop``, on top of ``short_side``."""
+    flip: bool = True
+    """Whether modes ``ms`` and ``mscrop`` add the mirrored image."""
+    combine: str = "sum"
+    """What modes ``ms`` and ``mscrop`` do with the logits of scales and flips: ``sum``, ``mean``, or ``softmax``: the
+    mean of probabilities."""
+    interpolation: str = "bilinear"
+    """How logits are brought from the network's input to the image's own size: ``bilinear`` (aligned as
+    ``model.align_corners`` says) or ``bicubic``."""
     batch_size: int = 4
-    """Windows that go through the network at once."""
+    """Windows that go through the network at once; on a CPU 1 is fastest. A whole image and its mirror image go
+    together where they are no larger."""
     interval: int = 1000
     """Validate every so many iterations and at the end; 0: never while training."""
     at_start: bool = False
     """Whether to validate before the first iteration too, so that the log shows where the run came from."""
     pictures: int = 4
     """Predictions shown in TensorBoard at each validation."""
+    extremes: int = 5
+    """How many of the worst and of the best images, by their own mIoU, ``val`` shows with an error map."""
+    zip: bool = False
+    """Whether ``val`` and ``test`` also pack the label images into ``label.zip``."""
 
 
 @dataclass
@@ -176,7 +242,8 @@ class Config:
     device: str = "auto"
     """``auto`` (a GPU if there is one), ``cpu`` or ``cuda``."""
     pretrained: str = ""
-    """File of ImageNet weights for the backbone."""
+    """File of ImageNet weights for the backbone, or a checkpoint of a whole network to start from, whose classes may
+    be others."""
     overwrite: bool = False
     """Whether ``train`` may replace a run of the same tag."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import typing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,22 @@ SHORTHANDS = {"checkpoint": "checkpoint.file"}
 CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "data.color_order": ("bgr", "rgb"),
-    "loss.name": ("ohem", "cross_entropy"),
+    "loss.name": ("ohem", "cross_entropy", "focal", "dice", "lovasz"),
     "train.amp": ("auto", "true", "false"),
-    "val.mode": ("ss", "sscrop"),
+    "train.optimizer": ("sgd", "adamw"),
+    "train.schedule": ("poly", "linear", "cosine", "step", "constant"),
+    "val.mode": ("ss", "sscrop", "ms", "mscrop"),
+    "val.combine": ("sum", "mean", "softmax"),
+    "val.interpolation": ("bilinear", "bicubic"),
 }
 
 AT_LEAST = {
     "seed": 0,
     "data.workers": 0,
     "data.short_side": 0,
+    "data.long_side": 0,
     "data.brightness": 0,
+    "data.rotation": 0,
     "train.max_iters": 1,
     "train.batch_size": 1,
     "train.micro_batch": 0,
@@ -37,9 +44,19 @@ AT_LEAST = {
     "train.power": 0,
     "train.momentum": 0,
     "train.weight_decay": 0,
+    "train.min_lr": 0,
+    "train.warmup_iters": 0,
+    "train.step_factor": 0,
+    "train.clip_grad_norm": 0,
+    "train.freeze_stages": -1,
+    "loss.focal_gamma": 0,
     "val.batch_size": 1,
     "val.interval": 0,
     "val.pictures": 0,
+    "val.short_side": 0,
+    "val.long_side": 0,
+    "val.pad_multiple": 1,
+    "val.extremes": 0,
     "checkpoint.interval": 1,
     "checkpoint.keep": 1,
     "log.interval": 1,
@@ -177,9 +194,52 @@ def _check_values(config: Config) -> None:
     for key in ("data.flip", "model.head.dropout", "model.aux.dropout"):
         if not 0 <= value_of(key) <= 1:
             raise UserError(f"{key}={value_of(key)}: is a probability, from 0 to 1")
-    if not 0 < config.val.stride <= 1:
-        raise UserError(f"val.stride={config.val.stride}: must be above 0 and at most 1")
+    _check_training(config)
+    _check_evaluation(config)
     for part in ("task", "recipe", "tag"):
         name = getattr(config, part)
         if "/" in name or name in (".", "..") or name.startswith("-"):
             raise UserError(f"{part}={name}: is the name of a folder and may not hold '/' or start with '-'")
+
+
+def _check_training(config: Config) -> None:
+    data, train = config.data, config.train
+    if data.long_side and not data.short_side:
+        raise UserError(f"data.long_side={data.long_side}: bounds what data.short_side asks for: set that too")
+    if not 0 < data.category_max_ratio <= 1:
+        raise UserError(f"data.category_max_ratio={data.category_max_ratio}: is a share, above 0 and at most 1")
+    for name, weight in config.loss.extra.items():
+        known = CHOICES["loss.name"]
+        if name not in known:
+            raise UserError(f"loss.extra.{name}: there is no such loss: choose one of {', '.join(known)}")
+        if not weight >= 0:
+            raise UserError(f"loss.extra.{name}={weight}: must be at least 0")
+    if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
+        raise UserError(f"train.betas={train.betas}: must be two numbers from 0 up to but without 1")
+    if not 0 <= train.ema < 1:
+        raise UserError(f"train.ema={train.ema}: must be from 0 (no average) up to but without 1")
+    if not train.min_lr <= train.lr:
+        raise UserError(f"train.min_lr={train.min_lr}: must be at most train.lr={train.lr}, from which it falls")
+    if train.schedule == "step" and not train.steps:
+        raise UserError("train.schedule=step: name the iterations at which the learning rate falls in train.steps")
+    if any(before >= after for before, after in pairwise([0, *train.steps])):
+        raise UserError(f"train.steps={train.steps}: must be ascending iterations, the first of them at least 1")
+    if not 0 <= train.warmup_start <= 1:
+        raise UserError(f"train.warmup_start={train.warmup_start}: is a part of the learning rate, from 0 to 1")
+    if train.freeze_stages > 4:
+        raise UserError(f"train.freeze_stages={train.freeze_stages}: a backbone has 4 stages: choose -1 to 4")
+
+
+def _check_evaluation(config: Config) -> None:
+    val = config.val
+    if len(val.window) not in (0, 2) or any(side < 1 for side in val.window):
+        raise UserError(f"val.window={val.window}: must be [width, height] in pixels, or [] for data.crop_size")
+    window = val.window or config.data.crop_size
+    if not 0 < val.stride <= min(window):
+        raise UserError(
+            f"val.stride={val.stride}: must be above 0: up to 1 in windows, above that in pixels, at most {min(window)}"
+        )
+    if not val.scales or min(val.scales) <= 0:
+        raise UserError(f"val.scales={val.scales}: must be one or more positive factors")
+    if val.long_side and not val.short_side:
+        raise UserError(f"val.long_side={val.long_side}: bounds what val.short_side asks for: set that too")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make .venv and install requirements.txt; quick when nothing changed. PYTHON=... chooses the interpreter, VENV=... uses
-# another environment (made if it does not exist).
+# another environment (made if it does not exist). Builds the compiled extension too, where there is a compiler.
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${VENV:-$root/.venv}
@@ -20,3 +20,4 @@ if ! cmp -s "$root/requirements.txt" "$stamp"; then
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$root/requirements.txt"
   cp "$root/requirements.txt" "$stamp"
 fi
+VENV=$venv bash "$root/exts/make.sh" || echo "setup: going on without the compiled extension, which some layers run faster with" >&2

@@ -164,7 +164,7 @@ def published_entries(
         heads, backbones = f"torchcv_{family}_*.txt", f"torchcv_*{kind}*.txt"
     names = {name for name in _listed(lists, backbones) if name.startswith("backbone.")}
     names |= {name for name in _listed(lists, heads) if not name.startswith("backbone.")}
-    names |= {f"nlm.ctb.{layer}.{leaf}" for layer in NORMS_AND_OUTPUT for leaf in LEAVES if family in WITH_OPTIONS}
+    names |= {f"nlm.ctb.{layer}.{leaf}" for layer in OPTIONAL for leaf in LEAVES if family in WITH_OPTIONS}
     if project == "mmseg":
         count = case["head_args"].get("num_convs", 2)
         names = {name for name in names if not name.startswith("decode_head.convs.")} | {
@@ -185,8 +185,8 @@ def published_entries(
     return empty
 
 
-# Layers of torchcv's context blocks that options add, and their entries
-NORMS_AND_OUTPUT = ("conv_mask", "conv_out", "out_bn", "query_bn", "key_bn", "query_bn_affine", "key_bn_affine")
+# Layers of torchcv's context blocks that options add or give a bias, and their entries
+OPTIONAL = ("conv_mask", "conv_value", "conv_out", "out_bn", "query_bn", "key_bn", "query_bn_affine", "key_bn_affine")
 LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 CONV_AND_NORM = ("conv.weight", *(f"bn.{leaf}" for leaf in LEAVES))
 WITH_OPTIONS = ("nonlocalnowd", "nonlocalbn", "nonlocalbn_single", "unary")

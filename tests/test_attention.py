@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lib.models.blocks import attention
 from lib.models.blocks.attention import attend, attention_rows
@@ -76,6 +77,14 @@ def test_a_second_derivative_is_refused_not_wrong():
 def test_other_devices_than_the_cpu_keep_the_shapes():
     query, key, value = (tensor.to("meta") for tensor in make(2, 30, 40, 8, 16, torch.float32))
     assert attend(query, key, value, scale=0.5).shape == (2, 30, 16)
+
+
+def test_fused_kernels_are_given_rows_whose_entries_lie_side_by_side(monkeypatch):
+    seen = []
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *heads, scale: seen.extend(heads) or heads[2])
+    columns = [tensor.to("meta").mT.contiguous().mT for tensor in make(2, 30, 30, 8, 16, torch.float32)]
+    attend(*columns)
+    assert [head.stride(-1) for head in seen] == [1, 1, 1]
 
 
 def test_chosen_rows_are_those_of_the_whole_map():

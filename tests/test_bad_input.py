@@ -98,7 +98,8 @@ class TestData:
         batch = next(iter(TrainStream(6, batch_size=2, iterations=1, seed=0)))
         image = sorted((data_copy / "train" / "image").iterdir())[batch[index][1]]
         truncate(image)
-        outcome = scripts("train", f"damaged{index}", data_copy, *long_run, NPROC="2")
+        # To start the processes again would only repeat the mistake.
+        outcome = scripts("train", f"damaged{index}", data_copy, "--max-restarts", "2", *long_run, NPROC="2")
         assert str(image) in outcome.error
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from datasets.seg.classes import load_table
-from datasets.seg.dataset import list_samples, read_image
+from datasets.seg.dataset import list_samples
+from datasets.seg.files import read_image
 from lib.vis import compare
 
 

@@ -10,7 +10,8 @@ import torch
 
 from datasets.seg.augment import Augmentation, draw
 from datasets.seg.classes import IGNORE, load_table
-from datasets.seg.dataset import EvalDataset, Pixels, Sample, TrainDataset, list_samples, read_image
+from datasets.seg.dataset import EvalDataset, Pixels, Sample, TrainDataset, list_samples
+from datasets.seg.files import read_image
 from datasets.seg.png import Png
 from lib.errors import UserError
 

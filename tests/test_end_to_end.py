@@ -53,7 +53,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(scripts, d
     being_written = lambda: list(run.path.glob("checkpoints/.iter_12.pth.*.part"))  # noqa: E731
     wait_for(being_written, process)
     os.kill(main_process(process), signal.SIGKILL)
-    process.communicate()
+    assert process.communicate()[1] == "error: process 0 ended with signal 9\n"
     assert process.returncode == 128 + signal.SIGKILL
     assert iteration_of(run.checkpoint()) in (6, 12)
 
@@ -141,8 +141,12 @@ def test_val_leaves_scores_labels_and_overlays_and_two_processes_find_the_same(s
         assert iou == (pytest.approx((truth == predicted)[union].mean()) if union.any() else None)
     assert metrics["miou"] == pytest.approx(np.mean([iou for iou in metrics["iou"] if iou is not None]))
 
+    extremes = sorted(path.name for path in (folder / "extremes").iterdir())
+    assert len(extremes) == len(labels) and (folder / "confusion.png").exists()
+
     assert scripts("val", "whole", data_root, NPROC="2").status == 0
     assert json.loads((folder / "metrics.json").read_text()) == metrics
+    assert sorted(path.name for path in (folder / "extremes").iterdir()) == extremes
 
 
 def test_test_writes_label_images_under_the_official_names(scripts, data_root, trained):
@@ -160,7 +164,7 @@ def test_test_writes_label_images_under_the_official_names(scripts, data_root, t
 
 
 def test_two_processes_train_one_run(scripts, data_root, long_run):
-    short = (*long_run, "train.max_iters=4", "val.interval=4")
+    short = (*long_run, "train.max_iters=4", "val.interval=4", "train.batch_size=4", "train.micro_batch=1")
     outcome = scripts("train", "pair", data_root, *short, NPROC="2")
     assert outcome.status == 0 and outcome.stderr == "", outcome.stderr
     run = scripts.run("pair")

@@ -5,11 +5,9 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from block_fixtures import assert_replays, fixtures
 
 from lib.errors import UserError
 from lib.models.blocks.global_context import GlobalContext
-from lib.weights.nonlocal_blocks import GLOBAL_CONTEXT, global_context_options
 
 OPTIONS = [
     {"pooling": pooling, "add": add, "multiply": multiply, "layers": layers}
@@ -60,20 +58,6 @@ def test_output_is_the_formula(options):
     torch.testing.assert_close(block(x), expected.view_as(x))
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-def test_gradients_equal_finite_differences(options):
-    block, x = make(**options), data(2, 8, 3, 3).requires_grad_()
-    assert torch.autograd.gradcheck(lambda *_: block(x), (x, *block.parameters()), fast_mode=True)
-
-
-@pytest.mark.parametrize("pooling", ["attention", "average"])
-def test_positions_have_no_order_and_images_no_neighbours(pooling):
-    block, x, order = make(pooling=pooling, multiply=True), data(3, 8, 12), torch.randperm(12)
-    out = block(x.view(3, 8, 3, 4)).flatten(2)
-    torch.testing.assert_close(block(x[..., order].view(3, 8, 3, 4)).flatten(2), out[..., order])
-    torch.testing.assert_close(torch.cat([block(image.view(1, 8, 3, 4)) for image in x]).flatten(2), out)
-
-
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_new_block_returns_its_input_halved_where_it_multiplies(layers):
     x = torch.randn(2, 8, 3, 4)
@@ -93,8 +77,3 @@ def test_autocast_and_channels_last_stay_close_to_float32():
 def test_impossible_options_are_refused(options):
     with pytest.raises(UserError):
         GlobalContext(8, **options)
-
-
-@pytest.mark.parametrize("file", fixtures("gcnet/context_block"))
-def test_published_fixture_is_replayed(file):
-    assert_replays(file, lambda case: GlobalContext(case["inplanes"], **global_context_options(case)), GLOBAL_CONTEXT)

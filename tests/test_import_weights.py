@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lib.engine.checkpoint import start_from
 from lib.errors import UserError
 from lib.models import BACKBONES, build_segmentor
 from lib.weights import load_pretrained, read_file
@@ -135,6 +136,30 @@ def test_a_segmentation_networks_backbone_serves_as_pretrained(tmp_path):
     report = load_pretrained(backbone, tmp_path / "run.pth")
     torch.testing.assert_close(backbone.stem[0].conv.weight.data, state["backbone.prefix.conv1.weight"])
     assert "nlm.ctb.gamma" in report.unexpected
+
+
+@needs_lists
+def test_a_training_starts_from_a_whole_foreign_network_whatever_its_classes(tmp_path):
+    state = listed("torchcv_nonlocalnowd_deepbase_resnet18_dilated8")
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "run.pth")
+    network = small_dnl(num_classes=11)
+    before = network.head.classifier.weight.clone()
+    note = start_from(network, tmp_path / "run.pth")
+    assert "entries of the whole network matched, left random head.classifier.weight" in note
+    torch.testing.assert_close(network.head.block.gamma.data, state["nlm.ctb.gamma"])
+    torch.testing.assert_close(network.backbone.stem[0].conv.weight.data, state["backbone.prefix.conv1.weight"])
+    assert torch.equal(network.head.classifier.weight, before)
+
+
+@needs_lists
+def test_a_training_starts_from_a_backbone_where_the_file_has_no_more(tmp_path):
+    state = listed("torchcv_nonlocalnowd_deepbase_resnet18_dilated8")
+    torch.save({name: entry for name, entry in state.items() if name.startswith("backbone.")}, tmp_path / "b.pth")
+    network = small_dnl()
+    before = network.head.block.gamma.clone()
+    assert "0 missing" in start_from(network, tmp_path / "b.pth")
+    torch.testing.assert_close(network.backbone.stem[0].conv.weight.data, state["backbone.prefix.conv1.weight"])
+    assert torch.equal(network.head.block.gamma, before)
 
 
 @needs_lists

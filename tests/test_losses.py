@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lib.errors import UserError
-from lib.losses import SegmentationLoss, cross_entropy, ohem_cross_entropy
+from lib.losses import SegmentationLoss, cross_entropy, focal_loss, ohem_cross_entropy
+from lib.region_losses import dice_loss, lovasz_softmax
 
 GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden"
 FIXTURES = sorted(GOLDEN.glob("loss_*.npz"))
@@ -83,6 +84,35 @@ def test_ohem_is_the_mean_over_the_pixels_below_the_bound(weight, confidence, mi
     assert loss.item() == pytest.approx(reference(logits, label, weight, 255, threshold, min_kept), rel=1e-4, abs=1e-7)
 
 
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("confidence", [0.0, 12.0], ids=["untrained", "trained"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+def test_focal_loss_takes_certain_pixels_lightly(weight, confidence, gamma):
+    logits, label = example(confidence)
+    probability = logits.detach().double().softmax(1).numpy()
+    weights = np.ones(5) if weight is None else weight.double().numpy()
+    total = divisor = 0.0
+    for image, row, column in np.argwhere(label.numpy() != 255):
+        true = label[image, row, column].item()
+        p = probability[image, true, row, column]
+        total += weights[true] * -((1 - p) ** gamma) * np.log(p)
+        divisor += weights[true]
+    assert focal_loss(logits, label, weight, gamma=gamma).item() == pytest.approx(total / divisor, rel=1e-4)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_the_gradient_of_the_focal_loss_is_that_of_its_value(gamma):
+    logits, label = example(size=(4, 5))
+    logits = logits.detach().double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: focal_loss(x, label, gamma=gamma), logits)
+
+
+def test_the_focal_loss_of_a_certain_pixel_has_a_finite_gradient():
+    logits = torch.tensor([[200.0, 0.0], [0.0, 0.0]])[:, :, None, None].requires_grad_()
+    focal_loss(logits, torch.tensor([0, 255])[:, None, None], gamma=0.5).backward()
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
 def test_ohem_gives_no_gradient_to_easy_and_to_ignored_pixels():
     logits, label = example(confidence=12.0)
     ohem_cross_entropy(logits, label, threshold=0.7, min_kept=1).backward()
@@ -102,7 +132,7 @@ def test_ohem_keeps_no_pixel_when_all_are_equally_easy():
     assert loss == 0 and not logits.grad.any()
 
 
-@pytest.mark.parametrize("loss_of", [cross_entropy, ohem_cross_entropy])
+@pytest.mark.parametrize("loss_of", [cross_entropy, ohem_cross_entropy, focal_loss])
 @pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
 def test_a_batch_of_ignored_pixels_costs_nothing(loss_of, weight):
     logits, label = example(ignored=1.1)
@@ -112,14 +142,14 @@ def test_a_batch_of_ignored_pixels_costs_nothing(loss_of, weight):
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
-@pytest.mark.parametrize("loss_of", [cross_entropy, ohem_cross_entropy])
+@pytest.mark.parametrize("loss_of", [cross_entropy, ohem_cross_entropy, focal_loss])
 def test_labels_are_resized_to_smaller_logits_by_nearest_neighbour(loss_of):
     logits, _ = example(size=(6, 8))
     _, label = example(size=(12, 24))
     assert loss_of(logits, label) == loss_of(logits, label[:, ::2, ::3])
 
 
-@pytest.mark.parametrize("loss_of", [cross_entropy, ohem_cross_entropy])
+@pytest.mark.parametrize("loss_of", [cross_entropy, ohem_cross_entropy, focal_loss])
 def test_low_precision_logits_are_taken_to_float32_first(loss_of):
     logits, label = example()
     logits = logits.detach().bfloat16()
@@ -148,6 +178,25 @@ def test_without_an_auxiliary_output_the_loss_is_the_main_loss():
     assert losses["loss"].item() == pytest.approx(reference(logits, label, None, 255, 0.3, 10), rel=1e-4)
 
 
+def test_further_losses_of_the_main_output_are_weighted_and_told_apart():
+    logits, label = example(confidence=6.0)
+    outputs = {"out": logits, "aux": logits.detach().flip(0)}
+    extra = {"dice": 0.5, "lovasz": 2.0, "focal": 0.25}
+    loss = SegmentationLoss("cross_entropy", extra=extra, focal_gamma=3.0, weight=WEIGHT.tolist(), aux_weight=0.1)
+    losses = loss(outputs, label)
+    expected = {
+        "out": cross_entropy(logits, label, WEIGHT),
+        "dice": dice_loss(logits, label),
+        "lovasz": lovasz_softmax(logits, label),
+        "focal": focal_loss(logits, label, WEIGHT, gamma=3.0),
+        "aux": cross_entropy(outputs["aux"], label, WEIGHT),
+    }
+    assert list(losses) == ["loss", *expected]
+    assert all(losses[name] == value and not losses[name].requires_grad for name, value in expected.items())
+    total = sum(factor * expected[name].item() for name, factor in ({"out": 1, "aux": 0.1} | extra).items())
+    assert losses["loss"].item() == pytest.approx(total, rel=1e-6)
+
+
 def test_class_weights_stay_out_of_checkpoints():
     loss = SegmentationLoss(weight=WEIGHT.tolist())
     assert not loss.state_dict()
@@ -157,7 +206,8 @@ def test_class_weights_stay_out_of_checkpoints():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"name": "focal"}, "focal.*ohem or cross_entropy"),
+        ({"name": "hinge"}, "hinge.*ohem, cross_entropy, focal, dice, lovasz"),
+        ({"extra": {"hinge": 1.0}}, "hinge.*ohem, cross_entropy, focal, dice, lovasz"),
         ({"ohem_threshold": 7.0}, "7.0.*0..1"),
         ({"ohem_min_kept": -1}, "-1"),
     ],

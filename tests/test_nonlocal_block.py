@@ -1,4 +1,4 @@
-"""The non-local block equals its formula in every mode and option, the published ones, and keeps its symmetries."""
+"""The non-local block equals its formula in every mode and option, also published ones."""
 
 import itertools
 import shutil
@@ -6,14 +6,10 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from block_fixtures import assert_replays, fixtures
 
 from lib.errors import UserError
-from lib.models.blocks.disentangled import DisentangledNonLocal
 from lib.models.blocks.nonlocal_block import NonLocal, aggregate_products, aggregate_sums, whiten
 from lib.weights.nonlocal_blocks import (
-    MMCV_NONLOCAL,
-    NONLOCAL,
     mmcv_nonlocal_options,
     mmseg_disentangled_options,
     nonlocal_options,
@@ -143,45 +139,6 @@ def test_scale_and_temperature_divide_affinities(mode, scale, temperature):
         learned.sharpness.fill_(-0.4)
     options["temperature"] = 1 / F.softplus(torch.tensor(-0.4, dtype=torch.float64))
     torch.testing.assert_close(learned(x), written_out(learned, x, **options))
-
-
-OPTIONS = (
-    *({"mode": mode} for mode in MODES),
-    {"mode": "gaussian", "subsample": "projection", "output_conv": True, "output_bias": True},
-    {"mode": "concatenation", "subsample": "input", "whitening": ("instance",), "whiten_variance": True},
-    {"mode": "dot_product", "output_conv": True, "output_norm": True, "mask": True},
-    {"learned_temperature": True, "query_mean": True, "whitening": ("batch_norm_affine", "layer"), "gain": False},
-    {"whitening": ("position", "batch_norm"), "subsample": "projection", "mask": True},
-)
-
-
-@pytest.mark.parametrize("options", OPTIONS)
-def test_gradients_equal_finite_differences(options):
-    block, x = make(**options), data(2, 6, 4, 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda *_: block(x), (x, *block.parameters()), fast_mode=True)
-
-
-@pytest.mark.parametrize(("dimensions", "shape"), [(1, (2, 6, 12)), (3, (2, 6, 1, 3, 4))])
-@pytest.mark.parametrize("options", [option for option in OPTIONS if "subsample" not in option])
-def test_other_dimensions_equal_two(dimensions, shape, options):
-    flat, other = make(**options), make(dimensions=dimensions, **options)
-    shapes = other.state_dict()
-    other.load_state_dict({name: value.view(shapes[name].shape) for name, value in flat.state_dict().items()})
-    x = data(2, 6, 3, 4)
-    torch.testing.assert_close(other(x.view(shape)), flat(x).view(shape))
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_positions_have_no_order(mode):
-    block, x, order = make(mode=mode, mask=True), data(2, 6, 12), torch.randperm(12)
-    shuffled = block(x[..., order].view(2, 6, 3, 4)).flatten(2)
-    torch.testing.assert_close(shuffled, block(x.view(2, 6, 3, 4)).flatten(2)[..., order])
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_images_do_not_touch_one_another(mode):
-    block, x = make(mode=mode, whitening=("layer",), query_mean=True), data(3, 6, 3, 4)
-    torch.testing.assert_close(block(x), torch.cat([block(image[None]) for image in x]))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -337,6 +294,7 @@ def test_whitened_data_have_no_mean_and_unit_variance(kind):
         {"mode": "cosine"},
         {"mode": "none"},
         {"mode": "none", "mask": True, "query_mean": True},
+        {"mode": "none", "mask": True, "subsample": "projection"},
         {"whitening": ("channel",)},
         {"temperature": 0},
         {"query_mean": True},
@@ -356,24 +314,6 @@ def test_the_sorted_mode_compiles_without_a_graph_break():
     torch.compile(block, fullgraph=True)(ours).square().sum().backward()
     block(expected).square().sum().backward()
     torch.testing.assert_close(ours.grad, expected.grad, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("file", fixtures("torchcv/nonlocal_bn"))
-def test_torchcv_fixture_is_replayed(file):
-    assert_replays(file, lambda case: NonLocal(case["inplanes"], **nonlocal_options(case)), NONLOCAL)
-
-
-@pytest.mark.parametrize("file", fixtures("mmcv/nonlocal"))
-def test_mmcv_fixture_is_replayed(file):
-    assert_replays(file, lambda case: NonLocal(case["in_channels"], **mmcv_nonlocal_options(case)), MMCV_NONLOCAL)
-
-
-@pytest.mark.parametrize("file", fixtures("mmseg/disentangled_nonlocal"))
-def test_mmsegmentation_fixture_is_replayed(file):
-    def build(case):
-        return DisentangledNonLocal(case["in_channels"], **mmseg_disentangled_options(case))
-
-    assert_replays(file, build, MMCV_NONLOCAL)
 
 
 def test_published_options_translate():

@@ -43,6 +43,30 @@ def test_the_names_that_a_network_is_filled_by_are_those_of_its_list(file):
     }
 
 
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("nonlocalnowd", {"use_out": True, "out_bn": True}),
+        ("nonlocalbn", {"use_out": True, "whiten_type": ["bn", "bn_affine"]}),
+        ("unary", {"use_out": True, "out_bn": True}),
+    ],
+)
+def test_options_that_no_listed_network_has_find_names_as_well(family, options):
+    plain = {"downsample": False, "whiten_type": [], "with_gc": True, "with_nl": True, "nowd": []}
+    block = plain | {"use_out": False, "out_bn": False} | options
+    case = {
+        "family": f"torchcv/{family}",
+        "backbone": "deepbase_resnet18_dilated8",
+        "num_classes": 5,
+        "nonlocal_": block,
+    }
+    with torch.device("meta"):
+        network = build_segmentor(**networks.torchcv_network_options(case))
+    convert = networks.convert_torchcv_network
+    empty = replay_golden.published_entries(case, network, convert, replay_golden.find_key_lists(GOLDEN))
+    assert convert(empty).keys() == network.state_dict().keys()
+
+
 def test_networks_are_replayed_where_their_lists_are_not_beside_them(tmp_path):
     shutil.copy(GOLDEN / "net_dnl_r18.npz", tmp_path)
     line, holds = replay_golden.replay(tmp_path / "net_dnl_r18.npz")

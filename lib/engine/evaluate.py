@@ -1,8 +1,7 @@
 """Scoring a network on whole images, and the phases ``val`` and ``test`` that do it from a run's checkpoint."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,28 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets.seg.classes import ClassTable, load_table
+from datasets.seg.classes import load_table
+from datasets.seg.dataset import EvalDataset, has_labels
 from datasets.seg.loader import eval_loader
-from lib.atomic import write_atomically
 from lib.config import Config
 from lib.engine.build import build_eval_dataset, build_model, build_predictor
 from lib.engine.checkpoint import load_weights
 from lib.engine.distribute import World, join_world, use_bfloat16
 from lib.engine.infer import predict
 from lib.engine.log import log_to, logger
+from lib.engine.results import (
+    ResultFiles,
+    clear_extremes,
+    extremes,
+    write_extremes,
+    write_facts,
+    write_scores,
+    zip_labels,
+)
 from lib.engine.runs import open_run
-from lib.metrics import ConfusionMatrix, Scores
+from lib.metrics import ConfusionMatrix
 from lib.models import Segmentor
-from lib.vis.overlay import denormalise, overlay, write_picture
+from lib.scores import Scores
 
 Visitor = Callable[[dict[str, Any], Tensor, np.ndarray], None]
 """What to do with one result: its meta, the network's input [3, H, W], the predicted train ids uint8 [H, W]."""
@@ -36,6 +44,10 @@ class Evaluator:
         config: of the run.
         model: the network.
         world: the job's processes; each takes its share of the images and their counts are summed.
+
+    Attributes:
+        confusion: of the latest evaluation, over all processes once it is through.
+        image_miou: of the latest evaluation, the mIoU of each image that this process evaluated, by its name.
     """
 
     def __init__(self, config: Config, model: Segmentor, world: World):
@@ -58,7 +70,7 @@ class Evaluator:
             The scores over all processes; None if it broke off.
         """
         device = self.world.device
-        confusion = ConfusionMatrix(len(self.table), device=device)
+        self.confusion, self.image_miou = ConfusionMatrix(len(self.table), device=device), {}
         was_training = self.model.training
         self.model.eval()
         for batch in batches:
@@ -68,46 +80,23 @@ class Evaluator:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
                 prediction = predict(self.infer(self.model, image))
             if "label" in batch:
-                confusion.update(prediction, batch["label"])
+                self._count(batch["meta"], prediction, batch["label"])
             for meta, pixels, train_ids in zip(batch["meta"], batch["image"], prediction.cpu().numpy(), strict=True):
                 visit(meta, pixels, train_ids)
         self.model.train(was_training)
         if self.world.any(bool(stop)):
             return None
-        self.world.sum(confusion.matrix)
-        return confusion.scores()
+        self.world.sum(self.confusion.matrix)
+        return self.confusion.scores()
 
-
-class ResultFiles:
-    """Writes ``label/<name>.png`` in the dataset's own ids and ``vis/<name>.jpg`` overlays while evaluation goes on."""
-
-    def __init__(self, folder: Path, table: ClassTable, config: Config):
-        self.folder, self.table, self.data = folder, table, config.data
-        for name in ("label", "vis"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        self.pool = ThreadPoolExecutor(2)
-        self.jobs = []
-
-    def __call__(self, meta: dict[str, Any], image: Tensor, train_ids: np.ndarray) -> None:
-        self.jobs.append(self.pool.submit(self._write, meta["name"], image, train_ids))
-        # At most a few results wait in memory, and a failed write stops the run early.
-        while len(self.jobs) > 8:
-            self.jobs.pop(0).result()
-
-    def _write(self, name: str, image: Tensor, train_ids: np.ndarray) -> None:
-        write_picture(self.folder / "label" / f"{name}.png", self.table.id_of[train_ids])
-        picture = denormalise(image, self.data.mean, self.data.std, self.data.color_order)
-        write_picture(self.folder / "vis" / f"{name}.jpg", overlay(picture, train_ids, self.table.palette))
-
-    def close(self) -> None:
-        """Wait until everything is written; raises what went wrong."""
-        self.pool.shutdown()
-        for job in self.jobs:
-            job.result()
+    def _count(self, metas: list[dict[str, Any]], predictions: Tensor, labels: Tensor) -> None:
+        for meta, prediction, label in zip(metas, predictions, labels, strict=True):
+            counts = self.confusion.update(prediction, label)
+            self.image_miou[meta["name"]] = Scores.of(counts.cpu().numpy()).miou
 
 
 def val(recipe: str, overrides: list[str]) -> None:
-    """Score a run on ``DATA_DIR/val``: a table on the screen, ``val/metrics.json``, label images and overlays."""
+    """Score a run on ``DATA_DIR/val``: a table on the screen; in ``val/`` the scores, label images and pictures."""
     _evaluate_split(recipe, overrides, "val")
 
 
@@ -119,33 +108,52 @@ def test(recipe: str, overrides: list[str]) -> None:
 def _evaluate_split(recipe: str, overrides: list[str], split: str) -> None:
     config, run = open_run(recipe, overrides, needs_run=False)
     path = run.checkpoint(config, ("best", "latest"))
+    folder = run.path / split
     with join_world(config.device) as world, log_to(run.log if world.is_main else None):
-        has_labels = split == "val" or (Path(config.data.root) / split / "label").is_dir()
-        dataset = build_eval_dataset(config, split, has_labels)
+        labelled = split == "val" or has_labels(config.data.root, split)
+        dataset = build_eval_dataset(config, split, labelled)
         model = build_model(config)
         iteration = load_weights(model, path)
         model.to(world.device)
         evaluator = Evaluator(config, model, world)
         logger.info(f"{split} of {path} (iteration {iteration}): {len(dataset)} images, mode {config.val.mode}")
-        files = ResultFiles(run.path / split, evaluator.table, config)
+        files = ResultFiles(folder, evaluator.table, config.data)
         with eval_loader(dataset, rank=world.rank, world_size=world.size, workers=config.data.workers) as batches:
             scores = evaluator(tqdm(batches, unit="image", disable=None if world.is_main else True), files)
         files.close()
+        if labelled:
+            _write_extremes(folder, evaluator, dataset, config)
         world.wait()
         if world.is_main:
             facts = {
                 "checkpoint": str(path),
                 "iter": iteration,
                 "mode": config.val.mode,
+                "protocol": asdict(evaluator.infer),
                 "images": len(dataset),
             }
-            _report(run.path / split, facts, scores if has_labels else None, evaluator.table)
+            _report(folder, facts, evaluator, scores if labelled else None)
+            if config.val.zip:
+                zip_labels(folder, [sample.name for sample in dataset.samples])
 
 
-def _report(folder: Path, facts: dict[str, Any], scores: Scores | None, table: ClassTable) -> None:
-    """Write ``metrics.json`` and tell the scores and where the pictures are."""
-    if scores is not None:
-        facts |= scores.as_dict() | {"classes": list(table.names)}
-        logger.info("\n" + scores.table(table.names))
-    write_atomically(folder / "metrics.json", lambda file: file.write(json.dumps(facts, indent=1).encode()))
+def _write_extremes(folder: Path, evaluator: Evaluator, dataset: EvalDataset, config: Config) -> None:
+    """Show the worst and the best images of all processes; each process writes those that it evaluated."""
+    world, own = evaluator.world, evaluator.image_miou
+    everyones = {name: miou for part in world.gather(own) for name, miou in part.items()}
+    if world.is_main:
+        clear_extremes(folder)
+    world.wait()
+    chosen = extremes(everyones, config.val.extremes)
+    mine = {name: file_name for name, file_name in chosen.items() if name in own}
+    write_extremes(folder, mine, dataset, config.data)
+
+
+def _report(folder: Path, facts: dict[str, Any], evaluator: Evaluator, scores: Scores | None) -> None:
+    """Write the scores, if there are any, and tell them and where everything is."""
+    if scores is None:
+        write_facts(folder, facts)
+    else:
+        write_scores(folder, facts, scores, evaluator.confusion.matrix.cpu().numpy(), evaluator.table)
+        logger.info("\n" + scores.table(evaluator.table.names))
     logger.info(f"labels, overlays and metrics.json are in {folder}")

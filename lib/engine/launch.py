@@ -1,55 +1,164 @@
 """``torchrun`` for ``main.py``: one process for each GPU, and the exit status of main.py rather than a report.
 
-``python -m lib.engine.launch <main.py's arguments>``; the environment says how many processes and machines:
-``NPROC`` (default: the number of GPUs, 1 without any), ``NNODES``, ``NODE_RANK``, ``RDZV`` (host:port).
+``python -m lib.engine.launch [--max-restarts N] <main.py's arguments>``. The environment says how many processes and
+machines: ``NPROC`` (default: the number of GPUs, 1 without any), ``NNODES``, ``NODE_RANK``, ``RDZV`` (host:port of the
+machine with ``NODE_RANK=0``, where all of them meet), ``MAX_RESTARTS`` (what ``--max-restarts`` says, if it is given).
 """
 
+import argparse
 import logging
 import os
+import signal
 import sys
+import tempfile
+import uuid
 from pathlib import Path
 
 import torch
+import torch.distributed.launcher.api as launcher
+from torch.distributed.elastic.agent.server import RunResult, WorkerGroup, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError
 from torch.distributed.run import parse_args, run
 
 from lib.errors import UserError
 
+SCRIPT = Path(__file__).parents[2] / "main.py"
+
 GRACE_SECONDS = "600"
 """How long stopped processes may take to finish their iteration and save a checkpoint before they are killed."""
 
+MEETING_SECONDS = 600
+"""How long a machine waits for the others, at the start and before a restart."""
 
-def torchrun_arguments() -> list[str]:
-    """What ``torchrun`` is told, from the environment; raises UserError for what is not a number of processes."""
-    processes = os.environ.get("NPROC") or str(max(1, torch.cuda.device_count()))
-    if not processes.isdecimal() or int(processes) == 0:
-        raise UserError(f"NPROC={processes}: must be the number of processes, 1 or more")
-    if int(processes) > 1:
-        # The processes share the machine's cores instead of crowding them.
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(processes))))
-    arguments = ["--nproc-per-node", processes, "--nnodes", os.environ.get("NNODES", "1")]
-    if os.environ.get("RDZV"):
-        arguments += ["--rdzv-backend", "c10d", "--rdzv-endpoint", os.environ["RDZV"]]
-        arguments += ["--node-rank", os.environ.get("NODE_RANK", "0")]
-    else:
-        arguments.append("--standalone")
+FINAL = (2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit statuses of main.py after which a restart would only repeat itself: a user's mistake, and a stop on request."""
+
+
+class Agent(LocalElasticAgent):
+    """torchrun's supervisor of this machine's processes, which restarts them only after what a restart can heal."""
+
+    has_started = False
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        Agent.has_started = True
+        result = super()._monitor_workers(worker_group)
+        if result.is_failed():
+            # The first one: it is the others' undoing.
+            rank, failure = next(iter(result.failures.items()))
+            self._report_failure(rank, failure.exitcode, worker_group.spec.max_restarts)
+        elif result.state == WorkerState.HEALTHY and worker_group.group_world_size > 1 and _is_over(worker_group):
+            self._stop_workers(worker_group)
+            raise RendezvousClosedError
+        return result
+
+    def _report_failure(self, rank: int, exitcode: int, max_restarts: int) -> None:
+        """Tell what the process could not tell itself, and whether there will be a restart; see that there is none."""
+        if exitcode in FINAL:
+            self._remaining_restarts = 0
+        message = f"process {rank} ended with " + (f"status {exitcode}" if exitcode > 0 else f"signal {-exitcode}")
+        if self._remaining_restarts:
+            restart = max_restarts - self._remaining_restarts + 1
+            print(f"{message}: restart {restart} of {max_restarts}", file=sys.stderr, flush=True)
+        elif exitcode < 0:
+            print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def _is_over(worker_group: WorkerGroup) -> bool:
+    """Whether the job has ended on another machine, so that nobody will come any more."""
+    try:
+        return worker_group.spec.rdzv_handler.is_closed()
+    except RendezvousError:
+        return True
+
+
+def _whole_number(name: str, text: str, lowest: int, meaning: str) -> int:
+    if not text.isdecimal() or int(text) < lowest:
+        raise UserError(f"{name}={text}: must be the number of {meaning}, {lowest} or more")
+    return int(text)
+
+
+def torchrun_arguments(max_restarts: str | None = None) -> list[str]:
+    """What ``torchrun`` is told.
+
+    Args:
+        max_restarts: the value of ``--max-restarts``, if it was given.
+
+    Raises:
+        UserError: for what is not a number of processes, machines or restarts, and for machines with no meeting point.
+    """
+    environment = os.environ
+    processes = _whole_number(
+        "NPROC", environment.get("NPROC") or str(max(1, torch.cuda.device_count())), 1, "processes"
+    )
+    machines = _whole_number("NNODES", environment.get("NNODES") or "1", 1, "machines")
+    name, restarts = "--max-restarts", max_restarts
+    if restarts is None:
+        name, restarts = "MAX_RESTARTS", environment.get("MAX_RESTARTS") or "0"
+    arguments = [
+        *("--nproc-per-node", str(processes), "--nnodes", str(machines)),
+        *("--max-restarts", str(_whole_number(name, restarts, 0, "restarts"))),
+    ]
+    meeting = environment.get("RDZV", "")
+    if not meeting:
+        if machines > 1:
+            raise UserError(f"NNODES={machines}, but RDZV is not set: give RDZV=HOST:PORT of the first machine")
+        return [*arguments, "--standalone", "--local-addr", "localhost"]
+    host, _, port = meeting.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"RDZV={meeting}: must be HOST:PORT of the first machine")
+    node = _whole_number("NODE_RANK", environment.get("NODE_RANK") or "0", 0, "this machine")
+    if node >= machines:
+        raise UserError(f"NODE_RANK={node}: must be below NNODES={machines}")
+    # A machine waits as long for the first one to appear as for the others.
+    settings = f"is_host={int(node == 0)},read_timeout={MEETING_SECONDS},join_timeout={MEETING_SECONDS}"
+    arguments += ["--rdzv-backend", "c10d", "--rdzv-endpoint", meeting, "--rdzv-conf", settings]
+    if host in ("localhost", "127.0.0.1"):
+        arguments += ["--local-addr", host]
     return arguments
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--max-restarts")
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", GRACE_SECONDS)
+    # The store that the agents share would lead restarted processes to the addresses of those that are gone.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    # By this a restarted process knows the run that it may continue.
+    os.environ["LAUNCH_ID"] = uuid.uuid4().hex
     # The processes speak for themselves; torchrun's own report would bury their one line.
     logging.disable(logging.CRITICAL)
-    script = Path(__file__).parents[2] / "main.py"
+    # torchrun has no other way to be given an agent.
+    launcher.LocalElasticAgent = Agent
     try:
-        run(parse_args([*torchrun_arguments(), str(script), *sys.argv[1:]]))
+        own, words = parser.parse_known_args()
+        options = torchrun_arguments(own.max_restarts)
+        processes = int(options[1])
+        if processes > 1:
+            # The processes share the machine's cores instead of crowding them.
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+        with tempfile.TemporaryDirectory() as logs:
+            run(parse_args([*options, "--log-dir", logs, str(SCRIPT), *words]))
     except ChildFailedError as error:
         status = error.get_first_failure()[1].exitcode
         return status if status >= 0 else 128 - status
     except SignalException as error:
         return 128 + error.sigval
-    except (UserError, ValueError) as error:
+    except KeyboardInterrupt:
+        return 130
+    except RendezvousError:
+        if Agent.has_started:
+            print("error: the job ended on another machine, whose output says why", file=sys.stderr)
+            return 1
+        print(
+            f"error: not all of NNODES={os.environ['NNODES']} machines met at RDZV={os.environ['RDZV']}: give every "
+            "machine the same NNODES and RDZV, and a NODE_RANK of its own from 0 on",
+            file=sys.stderr,
+        )
+        return 2
+    except (UserError, ValueError, argparse.ArgumentError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

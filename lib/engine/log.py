@@ -4,7 +4,7 @@ import json
 import logging
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,9 @@ class Progress:
         if self.bar:
             self.bar.update()
 
-    def show(self, row: dict[str, Any]) -> None:
-        """Tell the figures of a row of ``metrics.jsonl``."""
-        parts = " + ".join(f"{name} {row[name]:.4f}" for name in ("out", "aux") if name in row)
+    def show(self, row: dict[str, Any], losses: Sequence[str]) -> None:
+        """Tell the figures of a row of ``metrics.jsonl``; ``losses`` are the parts of its loss."""
+        parts = ", ".join(f"{name} {row[name]:.4f}" for name in losses)
         figures = (
             f"loss {row['loss']:.4f} ({parts})  lr {row['lr']:.3e}  {row['images_per_s']:.2f} images/s  "
             f"{row['memory_gib']:.1f} GiB"

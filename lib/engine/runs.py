@@ -3,7 +3,7 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,7 @@ class RunFolder:
         self.log = self.path / "log.txt"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.launches = self.path / ".launches"
         self.tag = config.tag
 
     def refuse_existing(self, config: Config) -> None:
@@ -38,6 +39,22 @@ class RunFolder:
             with self.hold():
                 pass
 
+    def restart(self, config: Config, launches: Sequence[str]) -> Path | None:
+        """The checkpoint from which ``train`` goes on where torchrun restarts it; None where it begins.
+
+        Args:
+            config: of the run.
+            launches: ids of the job's launchers, one a machine; they outlive the processes that they restart.
+
+        Raises:
+            UserError: from ``refuse_existing``, where the run in this folder is of none of them.
+        """
+        if not self.launches.exists() or not set(launches) & set(self.launches.read_text().split()):
+            self.refuse_existing(config)
+            return None
+        latest = self.checkpoints / "latest.pth"
+        return latest if latest.exists() else None
+
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Keep the run to this process while the block lasts; raises UserError where another process has it."""
@@ -50,11 +67,12 @@ class RunFolder:
                 ) from None
             yield
 
-    def create(self, config: Config) -> None:
-        """Make the folder of a new run, in place of an old one if there is one, and record ``config`` in it."""
+    def create(self, config: Config, launches: Sequence[str] = ()) -> None:
+        """Make the folder of a new run, in place of an old one if there is one; record ``config`` and who made it."""
         if self.config.exists():
             shutil.rmtree(self.path)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.launches, lambda file: file.write("\n".join(launches).encode()))
         # `overwrite` is a word about this one start, not a property of the run.
         config.overwrite = False
         write_atomically(self.config, lambda file: file.write(to_yaml(config).encode()))

@@ -16,7 +16,13 @@ def end_with_launcher() -> None:
 
     torchrun starts its processes in sessions of their own, so that nothing else would end them. Linux only.
     """
-    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Die when the process that started this one does. Linux only."""
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

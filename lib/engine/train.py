@@ -1,6 +1,7 @@
 """Training: the story of a run from the first iteration to the last, with stops and resumes in between."""
 
 import math
+import os
 import signal
 import sys
 import time
@@ -13,31 +14,52 @@ from torch import Tensor, nn
 
 from datasets.seg.classes import load_table
 from datasets.seg.loader import eval_loader, train_loader
+from exts.sync_bn import convert_sync_batchnorm
 from lib.config import Config
 from lib.engine.board import Board
-from lib.engine.build import build_eval_dataset, build_loss, build_model, build_train_dataset
-from lib.engine.checkpoint import CheckpointFiles, load_checkpoint, load_model, random_state, restore_random_state
+from lib.engine.build import (
+    build_eval_dataset,
+    build_loss,
+    build_model,
+    build_optimizer,
+    build_schedule,
+    build_train_dataset,
+)
+from lib.engine.checkpoint import (
+    CheckpointFiles,
+    averaged_weights,
+    load_checkpoint,
+    load_model,
+    random_state,
+    restore_random_state,
+    start_from,
+)
 from lib.engine.distribute import World, join_world, use_bfloat16
+from lib.engine.ema import WeightAverage
 from lib.engine.evaluate import Evaluator
 from lib.engine.log import MetricsFile, Progress, log_to, logger, memory_gib
 from lib.engine.runs import RunFolder, open_run
 from lib.engine.stop import catch_signals
 from lib.errors import UserError
-from lib.optim import build_optimizer, poly_schedule
 from lib.recipes import load_config
 from lib.vis.overlay import denormalise, overlay
-from lib.weights import load_pretrained
 
 
 def train(recipe: str, overrides: list[str]) -> None:
-    """Train a new run from ``recipe``."""
+    """Train a new run from ``recipe``; what torchrun restarts goes on from the last checkpoint it left, if any."""
     config = load_config(recipe, overrides)
     folder = RunFolder(config)
-    folder.refuse_existing(config)
     with join_world(config.device) as world:
+        launches = [launch for launch in world.gather(os.environ.get("LAUNCH_ID")) if launch]
+        # One process looks for all: to the others, the folder may already show what this one makes next.
+        checkpoint = world.gather(folder.restart(config, launches) if world.is_main else None)[0]
+        if checkpoint:
+            config.pretrained = ""
         trainer = Trainer(config, folder, world)
-        if world.is_main:
-            folder.create(config)
+        if checkpoint:
+            trainer.restore(checkpoint)
+        elif world.is_main:
+            folder.create(config, launches)
         world.wait()
         trainer.run()
 
@@ -65,23 +87,21 @@ class Trainer:
         self.table = load_table(config.data.dataset)
         self.train_data = build_train_dataset(config)
         self.val_data = build_eval_dataset(config, "val") if config.val.interval else None
-        self.loss = build_loss(config, self.table).to(world.device)
+        self.loss = build_loss(config, self.table, world).to(world.device)
         self.model = build_model(config)
         self.notes = []
         if config.pretrained:
-            self.notes.append(load_pretrained(self.model.backbone, config.pretrained).summary)
+            self.notes.append(start_from(self.model, config.pretrained))
+        if world.size > 1:
+            self.model = convert_sync_batchnorm(self.model)
+        self.model.freeze(stages=config.train.freeze_stages, norm=config.train.freeze_norm)
         self.memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
         self.model.to(world.device, memory_format=self.memory_format)
         self.bfloat16 = use_bfloat16(config.train.amp, world.device)
-        self.evaluator = Evaluator(config, self.model, world)
-        self.optimizer = build_optimizer(
-            self.model,
-            lr=config.train.lr,
-            momentum=config.train.momentum,
-            weight_decay=config.train.weight_decay,
-            head_lr_factor=config.train.head_lr_factor,
-        )
-        self.schedule = poly_schedule(self.optimizer, config.train.max_iters, config.train.power)
+        self.average = WeightAverage(self.model, config.train.ema) if config.train.ema else None
+        self.evaluator = Evaluator(config, self.average.network if self.average else self.model, world)
+        self.optimizer = build_optimizer(config, self.model)
+        self.schedule = build_schedule(config, self.optimizer)
         self.checkpoints = CheckpointFiles(folder.checkpoints, config.checkpoint.keep)
         self.iteration = 0
         self.best_miou = -1.0
@@ -89,6 +109,7 @@ class Trainer:
         # Losses of the steps since the last row: still on the device, and already checked.
         self.unchecked: list[tuple[int, list[str], Tensor]] = []
         self.unlogged: list[list[float]] = []
+        self.loss_names: list[str] = []
         torch.manual_seed(config.seed + 1 + world.rank)
         self.random_state = random_state(world.device)
 
@@ -96,20 +117,24 @@ class Trainer:
         """Take everything from a checkpoint: the next iteration is the one that would have followed."""
         state = load_checkpoint(path)
         load_model(self.model, state["model"], path)
+        if self.average:
+            load_model(self.average.network, averaged_weights(state), path)
         self.iteration = state["iteration"]
         # Learning rates and the like follow the configuration, which the user may have changed.
         settings = [{key: group[key] for key in group if key != "params"} for group in self.optimizer.param_groups]
         try:
+            is_adamw = "betas" in state["optimizer"]["param_groups"][0]
+            if is_adamw != (self.config.train.optimizer == "adamw"):
+                raise ValueError(f"it was trained with train.optimizer={'adamw' if is_adamw else 'sgd'}")
             self.optimizer.load_state_dict(state["optimizer"])
         except (KeyError, ValueError) as error:
             raise UserError(f"cannot resume from {path}: {error}") from None
         for group, setting in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(setting)
-        train = self.config.train
-        self.schedule = poly_schedule(self.optimizer, train.max_iters, train.power, self.iteration)
+        self.schedule = build_schedule(self.config, self.optimizer, self.iteration)
         self.best_miou = state["best_miou"]
         self.validation_is_due = state["validation_is_due"]
-        self.unlogged = state["unlogged"]
+        self.unlogged, self.loss_names = state["unlogged"], state.get("loss_names", [])
         if self.world.rank < len(state["random"]):
             self.random_state = state["random"][self.world.rank]
         self.notes.append(f"resumed from {path} at iteration {self.iteration}")
@@ -122,8 +147,10 @@ class Trainer:
                 stack.enter_context(self.folder.hold())
             stack.enter_context(log_to(self.folder.log if self.world.is_main else None))
             caught = stack.enter_context(catch_signals())
+            stack.enter_context(self.world.stop_with_others(caught))
             self._open_outputs(stack)
             batches = self._open_data(stack)
+            self._open_network()
             # Setting up drew random numbers; the run's own stream starts, or goes on, here.
             restore_random_state(self.random_state, self.world.device)
             if self.iteration == 0 and config.val.interval and config.val.at_start:
@@ -169,18 +196,6 @@ class Trainer:
 
     def _open_data(self, stack: ExitStack) -> Iterator[dict]:
         config, world = self.config, self.world
-        self.network: nn.Module = self.model
-        if world.size > 1:
-            if world.device.type == "cuda":
-                self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-            self.network = nn.parallel.DistributedDataParallel(
-                self.network,
-                device_ids=[world.device] if world.device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-            )
-        self.network.train()
-        share = config.train.batch_size // world.size
-        self.accumulation = share // (config.train.micro_batch or share)
         loader = train_loader(
             self.train_data,
             batch_size=config.train.batch_size,
@@ -195,9 +210,25 @@ class Trainer:
         )
         return iter(stack.enter_context(loader))
 
+    def _open_network(self) -> None:
+        config, world = self.config, self.world
+        share = config.train.batch_size // world.size
+        self.accumulation = share // (config.train.micro_batch or share)
+        self.network: nn.Module = self.model
+        if world.size > 1:
+            self.network = nn.parallel.DistributedDataParallel(
+                self.model,
+                device_ids=[world.device] if world.device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+                # PyTorch learns the graph from the first gradients, and fails where those do not travel at once.
+                static_graph=self.accumulation == 1,
+            )
+        self.network.train()
+        if config.train.compile:
+            self.network = torch.compile(self.network)
+
     def _step(self, batches: Iterator[dict]) -> None:
         """One optimiser step: gradients of all micro-batches, averaged."""
-        self.optimizer.zero_grad(set_to_none=True)
         losses, files = [], []
         for part in range(self.accumulation):
             batch = next(batches)
@@ -212,16 +243,30 @@ class Trainer:
                 (parts["loss"] / self.accumulation).backward()
             losses.append(torch.stack([value.detach() for value in parts.values()]))
             files += [meta["image"] for meta in batch["meta"]]
-        self.optimizer.step()
-        self.loss_names, self.lr = list(parts), self.schedule.get_last_lr()[0]
-        self.schedule.step()
-        self.iteration += 1
+        self._update()
+        if list(parts) != self.loss_names:
+            # What a resumed run has not logged yet is of other losses than the user asks for now.
+            self.unlogged.clear()
+        self.loss_names = list(parts)
         self.images_since += self.config.train.batch_size
         self.unchecked.append((self.iteration, files, torch.stack(losses).mean(0)))
         self.progress.advance()
         # Looking at a loss waits for the device: on a GPU only before a row, a validation or a checkpoint.
         if self.world.device.type == "cpu":
             self._check_losses()
+
+    def _update(self) -> None:
+        """From the gradients to the weights of the next iteration."""
+        if self.config.train.clip_grad_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_grad_norm)
+        self.optimizer.step()
+        # At once, so that the next batch goes forward in the memory of these gradients.
+        self.optimizer.zero_grad(set_to_none=True)
+        self.lr = self.schedule.get_last_lr()[0]
+        self.schedule.step()
+        self.iteration += 1
+        if self.average:
+            self.average.update(self.model, self.iteration)
 
     def _check_losses(self) -> None:
         """Bring the losses of the steps since the last call to the host; raises UserError where one is not finite."""
@@ -259,7 +304,7 @@ class Trainer:
             "left_s": round((self.config.train.max_iters - self.iteration) * batch_size / rate, 1),
         }
         if self.world.is_main:
-            self.progress.show(row)
+            self.progress.show(row, self.loss_names[1:])
             self.metrics.append(row)
             named = {f"train/{name}": row[name] for name in (*self.loss_names, "lr", "images_per_s")}
             self.board.scalars(named, self.iteration)
@@ -321,7 +366,10 @@ class Trainer:
                 "best_miou": self.best_miou,
                 "validation_is_due": self.validation_is_due,
                 "unlogged": self.unlogged,
+                "loss_names": self.loss_names,
             }
+            if self.average:
+                state["ema"] = self.average.network.state_dict()
             self.checkpoints.save(state, self.iteration, is_best)
         self.world.wait()
         self.clock_since += time.perf_counter() - started

@@ -1,15 +1,18 @@
 """The segmentor: a backbone, a head, and an auxiliary head for training."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Segmentor(nn.Module):
     """Classifies every pixel of an image.
 
     Args:
-        backbone: takes an image, returns the outputs of its stages.
+        backbone: takes an image, returns the outputs of its stages; its ``stages`` are the layers of stem and stages.
         head: takes these, returns logits.
         aux_head: the same for the auxiliary loss, or None.
         align_corners: how logits are brought to the image's size, bilinearly: whether corners or edges coincide.
@@ -23,6 +26,34 @@ class Segmentor(nn.Module):
         self.head = head
         self.aux_head = aux_head
         self.align_corners = align_corners
+        self.frozen_stages, self.frozen_norm = -1, False
+
+    def freeze(self, *, stages: int = -1, norm: bool = False) -> None:
+        """Keep parts of the backbone as they are: no gradients, and evaluation mode while the rest is trained.
+
+        Args:
+            stages: 0: the stem; n: the stem and the first n stages; -1: none.
+            norm: every batch norm: its statistics, scales and shifts.
+        """
+        self.frozen_stages, self.frozen_norm = stages, norm
+        for layer in self._frozen_layers():
+            layer.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Segmentor":
+        """Set training or evaluation mode, the latter in any case for what is frozen."""
+        super().train(mode)
+        for layer in self._frozen_layers():
+            layer.eval()
+        return self
+
+    def _frozen_layers(self) -> Iterator[nn.Module]:
+        # Looked up anew each time: to synchronise batch norm among processes is to replace its layers.
+        if self.frozen_stages >= 0:
+            for stage in self.backbone.stages[: self.frozen_stages + 1]:
+                yield from stage
+        if self.frozen_norm:
+            yield from (layer for layer in self.backbone.modules() if isinstance(layer, _BatchNorm))
 
     def forward(self, image: Tensor, with_aux: bool | None = None) -> dict[str, Tensor]:
         """Classify the pixels of B x 3 x H x W.

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.seg.classes import load_table
-from datasets.seg.dataset import list_samples, read_image, read_label
+from datasets.seg.dataset import list_samples
+from datasets.seg.files import read_image, read_label
 from lib.errors import UserError
 from lib.vis.overlay import legend, panel, write_picture
 

@@ -32,10 +32,13 @@ def panel(
     image: np.ndarray, prediction: np.ndarray, label: np.ndarray | None, palette: np.ndarray, gap: int = 8
 ) -> np.ndarray:
     """Image, overlaid prediction and, where there is one, overlaid label side by side, ``gap`` white pixels between."""
-    pictures = [image, overlay(image, prediction, palette)]
-    if label is not None:
-        pictures.append(overlay(image, label, palette))
-    space = np.full((len(image), gap, 3), WHITE, np.uint8)
+    shown = [prediction] if label is None else [prediction, label]
+    return side_by_side([image, *(overlay(image, train_ids, palette) for train_ids in shown)], gap)
+
+
+def side_by_side(pictures: Sequence[np.ndarray], gap: int = 8) -> np.ndarray:
+    """Pictures of one height in a row, ``gap`` white pixels between."""
+    space = np.full((len(pictures[0]), gap, 3), WHITE, np.uint8)
     return np.hstack([part for picture in pictures for part in (space, picture)][1:])
 
 

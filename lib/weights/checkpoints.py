@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lib.errors import UserError
+from lib.weights.comparison import COUNTER, Comparison, compare, describe
 from lib.weights.names import rename
 from lib.weights.networks import TORCHCV_NETWORK, mmseg_table
-from lib.weights.pretrained import COUNTER, find_state_dict
+from lib.weights.pretrained import find_state_dict
 
 AUXILIARY = "aux_head."
+CLASSIFIER = (".classifier.weight", ".classifier.bias")
 
 
 @dataclass(frozen=True)
@@ -46,29 +48,58 @@ def import_network(network: nn.Module, content: object, what: str) -> tuple[dict
     Raises:
         UserError: if the names are of no project known here, or if they do not fill the network exactly.
     """
+    renamed = rename_network(content, what)
+    if renamed is None:
+        raise UserError(f"{what} is not a checkpoint of this project, of torchcv or of mmsegmentation")
+    project, state, unknown = renamed
+    found = check_network(network, state, what)
+    report = ImportReport(
+        project=project, matched=found.matched, missing=found.missing, left_out=[*unknown, *found.unexpected]
+    )
+    return {name: state.get(name, tensor) for name, tensor in network.state_dict().items()}, report
+
+
+def rename_network(content: object, what: str) -> tuple[str, dict[str, Tensor], list[str]] | None:
+    """The project whose whole network ``content`` holds, the entries under this project's names, and unknown names.
+
+    None if it holds no whole network; raises UserError, that calls the file ``what``, if it holds no state dict.
+    """
     published = find_state_dict(content, what)
     bare = [name.removeprefix("module.") for name in published]
+    in_backbone = [name.startswith("backbone.") for name in bare]
     if any(name.startswith("decode_head.") for name in bare):
-        project, table = "mmsegmentation", mmseg_table(bare)
-    elif any(name.startswith("backbone.") for name in bare) and "head.classifier.weight" not in bare:
-        project, table = "torchcv", TORCHCV_NETWORK
-    else:
-        raise UserError(f"{what} is not a checkpoint of this project, of torchcv or of mmsegmentation")
-    state, unknown = rename(published, table)
+        return "mmsegmentation", *rename(published, mmseg_table(bare))
+    if any(in_backbone) and not all(in_backbone) and "head.classifier.weight" not in bare:
+        return "torchcv", *rename(published, TORCHCV_NETWORK)
+    return None
+
+
+def check_network(
+    network: nn.Module, state: Mapping[str, Tensor], what: str, *, any_classes: bool = False
+) -> Comparison:
+    """Compare a whole ``network`` with a state dict that may lack, or have too much of, no more than a training needs.
+
+    That is the auxiliary head and step counters; with ``any_classes``, classifiers may be for another number of
+    classes and are among the misshapen entries that come back.
+
+    Raises:
+        UserError: that calls the file ``what``, if the state dict is of another network.
+    """
+    found = compare(state, network)
     expected = network.state_dict()
-    matched = [name for name in expected if name in state]
-    missing = [name for name in expected if name not in state]
-    unused = [name for name in state if name not in expected]
+    spared = {
+        name
+        for name in found.misshapen
+        if any_classes and name.endswith(CLASSIFIER) and state[name].shape[1:] == expected[name].shape[1:]
+    }
     problems = {
-        "missing": [name for name in missing if not (name.endswith(COUNTER) or name.startswith(AUXILIARY))],
-        "of another shape": [name for name in matched if state[name].shape != expected[name].shape],
-        "too many": [name for name in unused if not name.startswith(AUXILIARY)],
+        "missing": [name for name in found.missing if not (name.endswith(COUNTER) or name.startswith(AUXILIARY))],
+        "of another shape": [name for name in found.misshapen if name not in spared],
+        "too many": [name for name in found.unexpected if not name.startswith(AUXILIARY)],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{len(names)} entries {kind} ({names[0]}...)" for kind, names in problems.items() if names)
-        raise UserError(f"{what} holds another network than the configuration: {listed}")
-    report = ImportReport(project=project, matched=matched, missing=missing, left_out=[*unknown, *unused])
-    return {name: state.get(name, tensor) for name, tensor in expected.items()}, report
+        raise UserError(f"{what} holds another network than the configuration: {describe(problems)}")
+    return found
 
 
 def is_foreign(content: object) -> bool:

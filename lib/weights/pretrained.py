@@ -7,13 +7,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lib.errors import UserError
+from lib.weights.comparison import COUNTER, compare, describe
 from lib.weights.files import read_file
 from lib.weights.names import Table, rename
 from lib.weights.networks import HRNET, MOBILENET_V2, RESNET_V1C
-
-# Batch norm's step counter: files of PyTorch before 0.4.1 have none, and nothing reads it at momentum 0.1.
-COUNTER = ".num_batches_tracked"
-
 
 # How a network is recognised, its names, and the beginnings of those of its classifier
 KINDS: tuple[tuple[str, Table, tuple[str, ...]], ...] = (
@@ -55,24 +52,21 @@ def load_pretrained(backbone: nn.Module, path: str | Path) -> LoadReport:
     path = Path(path)
     published = find_state_dict(read_file(path), f"pretrained file {path}")
     state, unknown, classifier = _rename_backbone(published)
-    expected = backbone.state_dict()
-    matched = [name for name in expected if name in state]
-    missing = [name for name in expected if name not in state]
-    if not matched:
+    found = compare(state, backbone)
+    if not found.matched and not found.misshapen:
         raise UserError(
             f"pretrained file {path} holds no weights of such a network: nothing in it matches the backbone"
         )
     problems = {
-        "missing": [name for name in missing if not name.endswith(COUNTER)],
-        "of another shape": [name for name in matched if state[name].shape != expected[name].shape],
-        "too many": [name for name in state if name not in expected]
+        "missing": [name for name in found.missing if not name.endswith(COUNTER)],
+        "of another shape": found.misshapen,
+        "too many": found.unexpected
         + [name for name in unknown if not name.removeprefix("module.").startswith(classifier)],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{len(names)} entries {what} ({names[0]}...)" for what, names in problems.items() if names)
-        raise UserError(f"pretrained file {path} holds another network than the backbone: {listed}")
-    backbone.load_state_dict({name: state[name] for name in matched}, strict=False)
-    return LoadReport(path=path, matched=matched, missing=missing, unexpected=unknown)
+        raise UserError(f"pretrained file {path} holds another network than the backbone: {describe(problems)}")
+    backbone.load_state_dict({name: state[name] for name in found.matched}, strict=False)
+    return LoadReport(path=path, matched=found.matched, missing=found.missing, unexpected=unknown)
 
 
 def _rename_backbone(

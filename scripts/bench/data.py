@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 
 from datasets.seg.augment import Augmentation, Draw, draw, source_rows
 from datasets.seg.classes import IGNORE, UNKNOWN, ClassTable, load_table
-from datasets.seg.dataset import Pixels, Sample, TrainDataset, list_samples, open_pair, read_image, read_label
+from datasets.seg.dataset import Pixels, Sample, TrainDataset, list_samples, open_pair
+from datasets.seg.files import read_image, read_label
 from datasets.seg.loader import start_worker
 
 WIDTH, HEIGHT = 2048, 1024

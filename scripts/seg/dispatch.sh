@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What all recipe scripts share: dispatch.sh CONFIG MODE TAG DATA_DIR [PRETRAINED] [key=value ...]
+# What all recipe scripts share: dispatch.sh CONFIG MODE TAG DATA_DIR [PRETRAINED] [--max-restarts N] [key=value ...]
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 config=$root/configs/$1
@@ -36,4 +36,6 @@ fi
 # shellcheck source=scripts/python.sh
 . "$root/scripts/python.sh"
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+# PyTorch tells of lost connections with a page of addresses for each.
+export TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
 exec "$python" -m lib.engine.launch "$mode" --config "$config" "${arguments[@]}" "$@"

@@ -85,6 +85,12 @@ class HRNet(nn.Module):
         self.channels = (256, width, width, sum(widths))
         initialise_convolutions(self)
 
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """The layers of the stem and of the four stages; a stage begins with the transition to its new branch."""
+        later = ([getattr(self, f"transition{index}"), getattr(self, f"stage{index + 1}")] for index in (1, 2, 3))
+        return [[self.stem], [self.layer1], *later]
+
     def forward(self, image: Tensor) -> list[Tensor]:
         """Takes B x 3 x H x W, returns four maps of stride 4: of stages 1 to 3 the finest branch, of stage 4 all."""
         stage1 = self.layer1(self.stem(image))

@@ -81,6 +81,12 @@ class MobileNetV2(nn.Module):
         self.channels = tuple(widths[index] for index in RETURNED)
         initialise_convolutions(self)
 
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """The stem, and the units up to each of the four outputs."""
+        ends = [index + 1 for index in RETURNED]
+        return [[self.stem], *(list(self.units[first:end]) for first, end in zip([0, *ends], ends, strict=False))]
+
     def forward(self, image: Tensor) -> list[Tensor]:
         """Takes B x 3 x H x W, returns four outputs of 24, 32, 160 and 320 channels, finest first."""
         x = self.stem(image)

@@ -1,7 +1,7 @@
 """ResNet (He et al., "Deep Residual Learning for Image Recognition", 2016), dilated for dense prediction."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -24,11 +24,14 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; ``dilations`` are those of the first and of the second one."""
 
     expansion = 1
+    activations: ClassVar = {"bn1": "relu1"}
+    """Which norm is followed by which ReLU; read by ``exts.sync_bn.convert_sync_batchnorm``."""
 
     def __init__(self, in_channels: int, width: int, *, stride: int, dilations: tuple[int, int]) -> None:
         super().__init__()
         self.conv1 = _conv3x3(in_channels, width, stride=stride, dilation=dilations[0])
         self.bn1 = nn.BatchNorm2d(width)
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = _conv3x3(width, width, dilation=dilations[1])
         self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
@@ -36,7 +39,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu1(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         return self.relu(out.add_(shortcut))
 
@@ -45,14 +48,18 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions and a shortcut; stride and ``dilations[0]`` are those of the 3x3 one."""
 
     expansion = 4
+    activations: ClassVar = {"bn1": "relu1", "bn2": "relu2"}
+    """As in ``BasicBlock``."""
 
     def __init__(self, in_channels: int, width: int, *, stride: int, dilations: tuple[int, int]) -> None:
         super().__init__()
         out_channels = width * self.expansion
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = _conv3x3(width, width, stride=stride, dilation=dilations[0])
         self.bn2 = nn.BatchNorm2d(width)
+        self.relu2 = nn.ReLU(inplace=True)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
@@ -60,8 +67,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.relu1(self.bn1(self.conv1(x)))
+        out = self.relu2(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         return self.relu(out.add_(shortcut))
 
@@ -144,6 +151,11 @@ class ResNet(nn.Module):
             self.add_module(f"layer{index + 1}", nn.Sequential(*units))
         self.channels = tuple(64 * 2**index * unit.expansion for index in range(4))
         initialise_convolutions(self)
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """The layers of the stem and of the four stages."""
+        return [[self.stem], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Takes B x 3 x H x W, returns the four stages' outputs, finest first."""

@@ -82,6 +82,7 @@ class AsymmetricFusion(nn.Module):
         pyramid: bins along a side, for every level of the pyramid: 1, 3, 6, 8 make 110 bins.
         branches: how many attentions with weights of their own are added up.
         dropout: probability with which a channel of the output is dropped.
+        shared: whether key and query are one projection; both maps then have as many channels.
 
     Raises:
         UserError: if the pyramid is not made of positive integers.
@@ -98,17 +99,20 @@ class AsymmetricFusion(nn.Module):
         pyramid: Sequence[int] = PYRAMID,
         branches: int = 1,
         dropout: float = 0.05,
+        shared: bool = False,
     ) -> None:
         super().__init__()
         out_channels = out_channels or high_channels
-        self.branches = _make_branches(
-            branches,
-            low_channels,
-            high_channels,
-            embedding=embedding,
-            value_channels=value_channels or embedding,
-            out_channels=out_channels,
-            pyramid=pyramid,
+        self.branches = nn.ModuleList(
+            PyramidAttention(
+                low_channels,
+                None if shared else high_channels,
+                embedding=embedding,
+                value_channels=value_channels or embedding,
+                out_channels=out_channels,
+                pyramid=pyramid,
+            )
+            for _ in range(branches)
         )
         self.fuse = nn.Conv2d(out_channels + high_channels, out_channels, 1)
         self.norm = nn.BatchNorm2d(out_channels)
@@ -116,10 +120,19 @@ class AsymmetricFusion(nn.Module):
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
         """Takes B x Cl x H' x W' and B x Ch x H x W, returns B x ``out_channels`` x H x W."""
-        return self.dropout(self.norm(_join(self.branches, self.fuse, low, high)))
+        return self.dropout(self.norm(self._join(low, high)))
+
+    def _join(self, low: Tensor, high: Tensor) -> Tensor:
+        """``fuse`` of the branches' added contexts joined to ``high``, without making either."""
+        fusion, direct = self.fuse.weight.split([self.fuse.in_channels - high.shape[1], high.shape[1]], dim=1)
+        bias = self.fuse.bias / len(self.branches)
+        context = sum(branch(low, high, fusion, bias) for branch in self.branches)
+        # One product that adds to the context: in bfloat16 a sum of two maps would be rounded once more.
+        weight = direct.flatten(1).mT.expand(len(high), -1, -1)
+        return torch.baddbmm(context, high.flatten(2).mT, weight).mT.unflatten(2, high.shape[2:])
 
 
-class AsymmetricPyramid(nn.Module):
+class AsymmetricPyramid(AsymmetricFusion):
     """The pyramid block (APNB): a map attends to its own pyramid, with one projection as key and as query.
 
         out = relu(norm(fuse([sum of the branches' contexts, x])))
@@ -127,10 +140,7 @@ class AsymmetricPyramid(nn.Module):
     Args:
         channels: of the input and the output.
         embedding: channels of the projection that is key and query; default channels // 2.
-        value_channels: of the values; default ``embedding``.
-        pyramid: bins along a side, for every level of the pyramid: 1, 3, 6, 8 make 110 bins.
-        branches: how many attentions with weights of their own are added up.
-        dropout: probability with which a channel of the output is dropped.
+        value_channels, pyramid, branches, dropout: as in ``AsymmetricFusion``.
 
     Raises:
         UserError: if the pyramid is not made of positive integers.
@@ -146,34 +156,17 @@ class AsymmetricPyramid(nn.Module):
         branches: int = 1,
         dropout: float = 0.05,
     ) -> None:
-        super().__init__()
-        embedding = embedding or channels // 2
-        self.branches = _make_branches(
-            branches,
+        super().__init__(
             channels,
-            None,
-            embedding=embedding,
-            value_channels=value_channels or embedding,
-            out_channels=channels,
+            channels,
+            embedding=embedding or channels // 2,
+            value_channels=value_channels,
             pyramid=pyramid,
+            branches=branches,
+            dropout=dropout,
+            shared=True,
         )
-        self.fuse = nn.Conv2d(2 * channels, channels, 1)
-        self.norm = nn.BatchNorm2d(channels)
-        self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes B x C x H x W and returns the same shape."""
-        return self.dropout(self.norm(_join(self.branches, self.fuse, x, x)).relu())
-
-
-def _make_branches(count: int, low_channels: int, high_channels: int | None, **options) -> nn.ModuleList:
-    return nn.ModuleList(PyramidAttention(low_channels, high_channels, **options) for _ in range(count))
-
-
-def _join(branches: nn.ModuleList, fuse: nn.Conv2d, low: Tensor, high: Tensor) -> Tensor:
-    """``fuse`` of the branches' added contexts joined to ``high``, without making either."""
-    fusion, direct = fuse.weight.split([fuse.in_channels - high.shape[1], high.shape[1]], dim=1)
-    context = sum(branch(low, high, fusion, fuse.bias / len(branches)) for branch in branches)
-    # One product that adds to the context: in bfloat16 a sum of two maps would be rounded once more.
-    weight = direct.flatten(1).mT.expand(len(high), -1, -1)
-    return torch.baddbmm(context, high.flatten(2).mT, weight).mT.unflatten(2, high.shape[2:])
+        return super().forward(x, x).relu()

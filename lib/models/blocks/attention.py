@@ -30,8 +30,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float = 1.0) -> 
     """
     if query.device.type == "cpu":
         return chunked_attention(scale * query, key, value)
-    # B x N x D -> B x 1 x N x D: the fused kernels expect heads
-    heads = (tensor.unsqueeze(1) for tensor in (query, key, value))
+    # B x N x D -> B x 1 x N x D: the fused kernels expect heads, and entries of a row that lie side by side; to others
+    # PyTorch applies the plain formula.
+    heads = (tensor.unsqueeze(1).contiguous() for tensor in (query, key, value))
     return F.scaled_dot_product_attention(*heads, scale=scale).squeeze(1)
 
 

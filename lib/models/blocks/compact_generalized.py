@@ -73,9 +73,9 @@ class CompactGeneralizedNonLocal(nn.Module):
         )
         constant, *moments = self.moments(key, value)
         # Horner's scheme, without the constant term
-        varying = torch.zeros_like(query)
-        for moment in reversed(moments):
-            varying = (varying + moment) * query
+        varying = moments.pop() * query
+        while moments:
+            varying = varying.add_(moments.pop()).mul_(query)
         varying = varying.view(x.shape[0], -1, *x.shape[2:]).to(self.output.weight.dtype)
         context = self.output(varying) + self.constant_output(constant, x.dim())
         return x + self.norm(context.to(self.norm.weight.dtype)).to(x.dtype)
@@ -83,11 +83,11 @@ class CompactGeneralizedNonLocal(nn.Module):
     def moments(self, key: Tensor, value: Tensor) -> list[Tensor]:
         """c_k sum_b p_b^k g_b for every k: B x G x 1 each."""
         factor = key.shape[2] ** -0.5 if self.scale else 1.0
-        moments = []
-        for coefficient in self.coefficients:
-            moments.append(factor * coefficient * value.sum(2, keepdim=True))
+        moments = [value.sum(2, keepdim=True)]
+        for _ in self.coefficients[1:]:
             value = value * key
-        return moments
+            moments.append(value.sum(2, keepdim=True))
+        return [factor * coefficient * moment for coefficient, moment in zip(self.coefficients, moments, strict=True)]
 
     def constant_output(self, constant: Tensor, dimensions: int) -> Tensor:
         """What the output convolution makes of a group's constant, B x G x 1: B x C x 1 x ...

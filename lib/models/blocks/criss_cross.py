@@ -1,6 +1,9 @@
 """Criss-cross attention (Huang et al., "CCNet: Criss-Cross Attention for Semantic Segmentation", ICCV 2019)."""
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.errors import UserError
@@ -38,23 +41,44 @@ class CrissCrossAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes B x C x H x W and returns the same shape."""
+        # B x C x H x W -> B x H x W x C, in which the entries of a row or column are matrices as they lie
+        x = x.permute(0, 2, 3, 1).contiguous()
         for _ in range(self.recurrence):
-            x = self.gamma * self.attend(self.query(x), self.key(x), self.value(x)) + x
-        return x
+            x = torch.addcmul(x, self.gamma, self.attend(*self._project(x, self.query, self.key, self.value)))
+        return x.permute(0, 3, 1, 2)
+
+    def affinity_rows(self, x: Tensor, positions: Sequence[int]) -> Tensor:
+        """What chosen positions take from all of them in the first pass, for pictures.
+
+        Args:
+            x: as in ``forward``.
+            positions: R of the N positions, counted along the rows of the input.
+
+        Returns:
+            float32 B x R x N: rows of sum 1, 0 outside the position's row and column.
+        """
+        query, key = (z.flatten(1, 2).float() for z in self._project(x.permute(0, 2, 3, 1), self.query, self.key))
+        place = torch.arange(key.shape[1], device=x.device)
+        row, column = place // x.shape[3], place % x.shape[3]
+        crosses = (row[positions, None] == row) | (column[positions, None] == column)
+        return (query[:, positions] @ key.mT).masked_fill(~crosses, -torch.inf).softmax(dim=2)
+
+    @staticmethod
+    def _project(x: Tensor, *layers: nn.Conv2d) -> list[Tensor]:
+        """The 1x1 convolutions of B x H x W x C: B x H x W x D each."""
+        return [F.linear(x, layer.weight.flatten(1), layer.bias) for layer in layers]
 
     @staticmethod
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """y: B x D x H x W twice and B x C x H x W -> B x C x H x W."""
-        height, width = query.shape[2:]
+        """y: B x H x W x D twice and B x H x W x C -> B x H x W x C."""
+        height, width = query.shape[1:3]
         # B x W x H x H, then B x H x W x H: the affinities of a position to its column, itself left to the row
-        column = query.permute(0, 3, 2, 1) @ key.permute(0, 3, 1, 2)
+        column = query.transpose(1, 2) @ key.transpose(1, 2).mT
         own = torch.eye(height, dtype=torch.bool, device=query.device)
         column = column.masked_fill(own, -torch.inf).transpose(1, 2)
         # B x H x W x W
-        row = query.permute(0, 2, 3, 1) @ key.permute(0, 2, 1, 3)
+        row = query @ key.mT
         attention = torch.cat([column, row], dim=3).softmax(dim=3).to(value.dtype)
         column, row = attention.split([height, width], dim=3)
-        # B x W x H x C and B x H x W x C
-        from_column = column.transpose(1, 2) @ value.permute(0, 3, 2, 1)
-        from_row = row @ value.permute(0, 2, 3, 1)
-        return from_column.permute(0, 3, 2, 1) + from_row.permute(0, 3, 1, 2)
+        from_column = column.transpose(1, 2) @ value.transpose(1, 2)
+        return row @ value + from_column.transpose(1, 2)

@@ -6,9 +6,7 @@ from typing import Literal
 from torch import nn
 
 from lib.errors import UserError
-from lib.models.blocks.nonlocal_block import NonLocal, whiten
-
-__all__ = ["DisentangledNonLocal", "whiten"]
+from lib.models.blocks.nonlocal_block import NonLocal
 
 WHITENINGS = ("none", "instance", "layer", "batch")
 

@@ -34,10 +34,12 @@ class DoubleAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes B x C x (positions of ``dimensions`` dimensions) and returns the same shape."""
-        # B x E x N
-        features = self.features(x).flatten(2)
-        gather = self.gather(x).flatten(2).softmax(dim=2).to(features.dtype)
-        distribute = self.distribute(x).flatten(2).softmax(dim=2).to(features.dtype)
-        descriptors = features @ gather.mT
-        context = descriptors.mT @ distribute
+        # One attention after the other, so that the first is gone when the second is made
+        descriptors = self.features(x).flatten(2) @ _attention(self.gather(x)).mT
+        context = descriptors.mT @ _attention(self.distribute(x))
         return x + self.output(context.unflatten(2, x.shape[2:]))
+
+
+def _attention(logits: Tensor) -> Tensor:
+    """The softmax over the positions: B x E x ... -> B x E x N of the same type."""
+    return logits.flatten(2).softmax(dim=2).to(logits.dtype)

@@ -1,5 +1,7 @@
 """Affinities that are products of embeddings: applied to a signal without making the map of all pairs."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,12 @@ class LinearAffinity:
     def __call__(self, signal: Tensor) -> Tensor:
         """``A @ signal`` for a signal of B x E x (N positions of any dimensions), of the same shape."""
         return self.expand(self.reduce(signal.flatten(2))).reshape(signal.shape)
+
+    def rows(self, positions: Sequence[int]) -> Tensor:
+        """The rows of R of the N positions: float32 B x R x N."""
+        left, right = self.left.float(), self.right.float()
+        rows = left[:, :, positions].mT @ right
+        return (rows + right[:, :, positions].mT @ left) / 2 if self.symmetric else rows
 
     def reduce(self, signal: Tensor) -> Tensor:
         """The inner product, B x E x N -> B x E x R."""

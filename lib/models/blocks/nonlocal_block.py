@@ -23,6 +23,9 @@ MODES = ("embedded_gaussian", "gaussian", "dot_product", "concatenation", "none"
 WHITENED_DIMENSIONS = {"instance": (2,), "position": (1,), "layer": (1, 2), "per_channel": (0, 2), "batch": (0, 1, 2)}
 BATCH_NORMS = ("batch_norm", "batch_norm_affine")
 
+# Entries of the values that the concatenation mode sums at a time.
+SUMMED_ENTRIES = 1 << 19
+
 Whitening = Literal["instance", "position", "layer", "per_channel", "batch", "batch_norm", "batch_norm_affine"]
 
 
@@ -80,17 +83,22 @@ def aggregate_sums(left: Tensor, right: Tensor, value: Tensor) -> Tensor:
     common = right.detach().mean(dim=1, keepdim=True)
     left, (right, order) = left + common, (right - common).sort(dim=1, descending=True)
     counted = torch.searchsorted(-right, left)
-    # B x M x E -> B x E x M: sums run along the memory
-    ordered = _select(_widen(value).mT, order)
+    # B x M x E -> E x M: sums run along the memory. A few channels at a time, so that what is in between stays small.
+    parts = [
+        _sum_counted(part, *image)
+        for values, *image in zip(value.mT, left, right, order, counted, strict=True)
+        for part in values.split(max(1, SUMMED_ENTRIES // values.shape[1]))
+    ]
+    return torch.cat(parts).unflatten(0, (-1, value.shape[2])).mT
+
+
+def _sum_counted(value: Tensor, left: Tensor, right: Tensor, order: Tensor, counted: Tensor) -> Tensor:
+    """One image's sums: E x M, N and falling M; ``order``, M, is the values' and ``counted``, N, the queries' keys."""
+    ordered = _widen(value).index_select(1, order)
     values, weighted = (
-        _select(F.pad(summands.cumsum(dim=2), (1, 0)), counted) for summands in (ordered, right[:, None] * ordered)
+        F.pad(summands.cumsum(dim=1), (1, 0)).index_select(1, counted) for summands in (ordered, right * ordered)
     )
-    return ((left[:, None] * values + weighted) / right.shape[1]).mT.to(value.dtype)
-
-
-def _select(x: Tensor, index: Tensor) -> Tensor:
-    """B x E x M and B x N -> B x E x N; an image at a time, as ``gather`` is slow where channels share the index."""
-    return torch.stack([image.index_select(1, positions) for image, positions in zip(x, index, strict=True)])
+    return ((left * values).add_(weighted) / len(right)).to(value.dtype)
 
 
 def _widen(x: Tensor) -> Tensor:
@@ -172,7 +180,7 @@ class NonLocal(nn.Module):
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        _check_terms(mode, mask=mask, query_mean=query_mean, whitening=whitening)
+        _check_terms(mode, mask=mask, query_mean=query_mean, subsample=subsample, whitening=whitening)
         if temperature <= 0:
             raise UserError(f"temperature is {temperature}: it must be above 0")
         self.mode = mode
@@ -219,19 +227,20 @@ class NonLocal(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Takes B x C x (positions of ``dimensions`` dimensions) and returns the same shape."""
         source = self.pool_input(x)
+        if self.mode == "none":
+            return x + self._project(self._unary(source), x.shape[2:])
         value = self._rows(self.value(source))
         terms = []  # B x N x E or, the same for every position, B x 1 x E
         # The unary terms first: what comes last comes first in backward, and the pairwise term's is the one that needs
         # memory, so that it should not find the others' gradients there.
         if self.mask is not None:
             terms.append(_average(self._rows(self.mask(source)).mT, value))
-        if self.mode != "none":
-            query, key, query_mean = self.embed(x, source)
-            if query_mean is not None:
-                terms.append(_average(query_mean @ key.mT, value))
-            pairwise = self._aggregate(query, key, value)
-            # the gain in the values' type: one of float32 would widen every tensor that follows under autocast
-            terms.append(pairwise if self.gamma is None else pairwise * self.gamma.to(value.dtype))
+        query, key, query_mean = self.embed(x, source)
+        if query_mean is not None:
+            terms.append(_average(query_mean @ key.mT, value))
+        pairwise = self._aggregate(query, key, value)
+        # the gain in the values' type: one of float32 would widen every tensor that follows under autocast
+        terms.append(pairwise if self.gamma is None else pairwise * self.gamma.to(value.dtype))
         return x + self._project(reduce(add, terms), x.shape[2:])
 
     def affinity_rows(self, x: Tensor, positions: Sequence[int]) -> Tensor:
@@ -277,6 +286,12 @@ class NonLocal(nn.Module):
             query_mean = query_mean.expand(*query.shape[:2], 1).mT
         return query.mT, key.mT, query_mean
 
+    def _unary(self, source: Tensor) -> Tensor:
+        """The mask's term where there is no other: B x 1 x E."""
+        # The weights sum to 1, so that the average's projection is the projections' average.
+        average = _average(self.mask(source).flatten(2), source.flatten(2).mT)
+        return self.value(average.mT.unflatten(2, (1,) * (source.dim() - 2))).flatten(2).mT
+
     def _rows(self, projected: Tensor) -> Tensor:
         """B x E x ... -> B x M x E."""
         return self.pool_projection(projected).flatten(2).mT
@@ -321,7 +336,7 @@ def _make_sharpness(temperature: float) -> nn.Parameter:
     return nn.Parameter(torch.tensor([inverse + math.log(-math.expm1(-inverse))]))
 
 
-def _check_terms(mode: str, *, mask: bool, query_mean: bool, whitening: Sequence[str]) -> None:
+def _check_terms(mode: str, *, mask: bool, query_mean: bool, subsample: str, whitening: Sequence[str]) -> None:
     """Raise a UserError if the terms are unknown, none, or contradict one another."""
     if mode not in MODES:
         raise UserError(f"mode is {mode!r}: choose one of {', '.join(MODES)}")
@@ -329,8 +344,8 @@ def _check_terms(mode: str, *, mask: bool, query_mean: bool, whitening: Sequence
     for kind in whitening:
         if kind not in known:
             raise UserError(f"whitening is {kind!r}: choose none, {', '.join(known)}")
-    if mode == "none" and (query_mean or not mask):
-        raise UserError("a block without a pairwise term needs a mask and has no query to take the mean of")
+    if mode == "none" and (query_mean or not mask or subsample == "projection"):
+        raise UserError("a block without a pairwise term needs a mask, has no query and can subsample its input only")
     means = [kind for kind in whitening if kind in WHITENED_DIMENSIONS]
     if query_mean and (not means or means[-1] == "position"):
         raise UserError("query_mean needs a whitening that takes the same mean from every query, such as instance")

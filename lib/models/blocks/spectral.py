@@ -1,39 +1,45 @@
 """Non-local blocks as graph filters (Zhu et al., "Unifying Nonlocal Blocks for Neural Networks", ICCV 2021)."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lib.errors import UserError
-from lib.models.blocks.attention import attend
+from lib.models.blocks.attention import attend, attention_rows
 from lib.models.blocks.linear import LinearAffinity, normalised_affinity, relu_affinity
 from lib.models.blocks.nonlocal_block import CONVS, NORMS
 
-Affinity = Callable[[Tensor], Tensor]
-"""The product of an N x N affinity and a signal of B x E x (N positions)."""
 
-
-def softmax_affinity(query: Tensor, key: Tensor, *, symmetric: bool) -> Affinity:
-    """``softmax_j(q_i^T k_j)``, or with ``symmetric`` ``softmax_j((q_i^T k_j + k_i^T q_j) / 2)``, as an operator.
+class SoftmaxAffinity:
+    """``A_ij = softmax_j(q_i^T k_j)``, or with ``symmetric`` ``softmax_j((q_i^T k_j + k_i^T q_j) / 2)``.
 
     Args:
-        query, key: B x D x (positions).
+        query, key: B x D x (N positions of any dimensions).
     """
-    query, key, scale = query.flatten(2), key.flatten(2), 1.0
-    if symmetric:
-        query, key, scale = torch.cat([query, key], dim=1), torch.cat([key, query], dim=1), 0.5
 
-    def apply(signal: Tensor) -> Tensor:
+    def __init__(self, query: Tensor, key: Tensor, *, symmetric: bool) -> None:
+        self.query, self.key, self.scale = query.flatten(2).mT, key.flatten(2).mT, 1.0
+        if symmetric:
+            self.query, self.key = (torch.cat(pair, dim=2) for pair in ((self.query, self.key), (self.key, self.query)))
+            self.scale = 0.5
+
+    def __call__(self, signal: Tensor) -> Tensor:
+        """``A @ signal`` for a signal of B x E x (N positions of any dimensions), of the same shape."""
         # attend: B x N x E
-        out = attend(query.mT, key.mT, signal.flatten(2).mT, scale=scale)
+        out = attend(self.query, self.key, signal.flatten(2).mT, scale=self.scale)
         return out.mT.reshape(signal.shape)
 
-    return apply
+    def rows(self, positions: Sequence[int]) -> Tensor:
+        """The rows of R of the N positions: float32 B x R x N, each of sum 1."""
+        return attention_rows(self.query[:, positions], self.key, scale=self.scale)
 
 
-AFFINITIES = {"normalised": normalised_affinity, "softmax": softmax_affinity, "relu": relu_affinity}
+Affinity = LinearAffinity | SoftmaxAffinity
+"""An N x N matrix as an operator: called with a signal of B x E x (N positions), it returns their product."""
+
+AFFINITIES = {"normalised": normalised_affinity, "softmax": SoftmaxAffinity, "relu": relu_affinity}
 
 
 class Unit(nn.Module):
@@ -106,7 +112,7 @@ class SquaredLaplacianUnit(Unit):
 
     def filter(self, x: Tensor, value: Tensor, affinity: Affinity) -> Tensor:
         once = value - affinity(value)
-        return self.mix(value) + once - affinity(once)
+        return self.mix(value).add_(once).sub_(affinity(once))
 
 
 class ChebyshevUnit(Unit):
@@ -120,14 +126,16 @@ class ChebyshevUnit(Unit):
         self, channels: int, width: int, *, dimensions: int, relu: bool, order: int = 1, of: str = "affinity"
     ) -> None:
         super().__init__(channels, width, dimensions=dimensions, relu=relu, responses=order, skip=True)
-        self.order, self.sign = order, -1 if of == "laplacian" else 1
+        self.order, self.of_laplacian = order, of == "laplacian"
 
     def filter(self, x: Tensor, value: Tensor, affinity: Affinity) -> Tensor:
-        terms = [value, self.sign * affinity(value)]
+        terms = [value, affinity(value)]
         while len(terms) <= self.order:
-            terms.append(2 * self.sign * affinity(terms[-1]) - terms[-2])
+            terms.append(torch.sub(affinity(terms[-1]), terms[-2], alpha=0.5).mul_(2))
+        if self.of_laplacian:
+            terms[1::2] = [-term for term in terms[1::2]]  # T_k(-A) = (-1)^k T_k(A)
         # T_0 g passes through ``skip``
-        return torch.cat(terms[1:], dim=1)
+        return _side_by_side(terms[1:])
 
 
 class ArmaUnit(Unit):
@@ -148,9 +156,9 @@ class ArmaUnit(Unit):
 
     def filter(self, x: Tensor, value: Tensor, affinity: Affinity) -> Tensor:
         drive = self.drive(value)
-        state = torch.cat([value] * self.order, dim=1)
+        state = _side_by_side([value] * self.order)
         for _ in range(self.iterations):
-            state = self.recursion(affinity(state)) + drive
+            state = self.recursion(affinity(state)).add_(drive)
         return state
 
 
@@ -187,8 +195,13 @@ class CayleyUnit(Unit):
             own = ratio * own
             for factor, coefficients in ((own.real, shared.real), (own.imag, shared.imag)):
                 spread = affinity.expand(coefficients.to(value.dtype)).reshape(value.shape)
-                parts.append(factor.to(value.dtype) * value + spread)
-        return torch.cat(parts, dim=1)
+                parts.append(spread.addcmul_(factor.to(value.dtype), value))
+        return _side_by_side(parts)
+
+
+def _side_by_side(signals: list[Tensor]) -> Tensor:
+    """B x E x (positions) each -> B x (signals E) x (positions), without copying a single one."""
+    return signals[0] if len(signals) == 1 else torch.cat(signals, dim=1)
 
 
 UNITS = {
@@ -290,7 +303,22 @@ class SpectralStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes B x C x (positions of ``dimensions`` dimensions) and returns the same shape."""
-        affinity = self.affinity(self.query(x), self.key(x), symmetric=self.symmetric)
+        affinity = self._build_affinity(x)
         for unit in self.units:
             x = unit(x, affinity)
         return x
+
+    def affinity_rows(self, x: Tensor, positions: Sequence[int]) -> Tensor:
+        """What chosen positions take from all of them, for pictures: rows of A.
+
+        Args:
+            x: as in ``forward``.
+            positions: R of the N positions, counted along the rows of the input.
+
+        Returns:
+            A_ij as float32 B x R x N.
+        """
+        return self._build_affinity(x).rows(positions)
+
+    def _build_affinity(self, x: Tensor) -> Affinity:
+        return self.affinity(self.query(x), self.key(x), symmetric=self.symmetric)
