@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from exts.sync_bn import SyncBatchNorm, convert_sync_batchnorm
+from lib.models import build_segmentor
 from lib.models.backbones import resnet
 from lib.models.common import ConvNormRelu
 
@@ -42,6 +43,19 @@ def test_a_network_computes_the_same_as_before(depth):
     for found, expected in zip(outputs_and_gradients(network, x), outputs_and_gradients(original, x), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(dict(network.state_dict()), dict(original.state_dict()))
+
+
+def test_a_whole_segmentor_computes_the_same_as_before():
+    head = {"name": "nonlocal", "dropout": 0.0, "block": {"name": "disentangled", "whitening": "layer"}}
+    original = build_segmentor(num_classes=5, backbone={"name": "resnet18"}, head=head, aux={"dropout": 0.0})
+    torch.nn.init.ones_(original.head.block.gamma)
+    original.double()
+    network, image = convert_sync_batchnorm(copy.deepcopy(original)), torch.randn(2, 3, 33, 33, dtype=torch.float64)
+    assert list(network.state_dict()) == list(original.state_dict())
+    for _ in range(2):
+        found, expected = network(image), original(image)
+        torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+        network.eval(), original.eval()
 
 
 def test_every_relu_right_behind_a_norm_is_fused_and_no_other():

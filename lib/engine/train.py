@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from datasets.seg.classes import load_table
 from datasets.seg.loader import eval_loader, train_loader
-from exts.sync_bn import convert_sync_batchnorm
 from lib.config import Config
 from lib.engine.board import Board
 from lib.engine.build import (
@@ -24,6 +23,7 @@ from lib.engine.build import (
     build_optimizer,
     build_schedule,
     build_train_dataset,
+    fuse_batch_norm,
 )
 from lib.engine.checkpoint import (
     CheckpointFiles,
@@ -92,8 +92,7 @@ class Trainer:
         self.notes = []
         if config.pretrained:
             self.notes.append(start_from(self.model, config.pretrained))
-        if world.size > 1:
-            self.model = convert_sync_batchnorm(self.model)
+        fuse_batch_norm(self.model, world)
         self.model.freeze(stages=config.train.freeze_stages, norm=config.train.freeze_norm)
         self.memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
         self.model.to(world.device, memory_format=self.memory_format)

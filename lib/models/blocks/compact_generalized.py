@@ -76,9 +76,19 @@ class CompactGeneralizedNonLocal(nn.Module):
         varying = moments.pop() * query
         while moments:
             varying = varying.add_(moments.pop()).mul_(query)
-        varying = varying.view(x.shape[0], -1, *x.shape[2:]).to(self.output.weight.dtype)
-        context = self.output(varying) + self.constant_output(constant, x.dim())
+        context = self.project(varying, constant).reshape(x.shape)
         return x + self.norm(context.to(self.norm.weight.dtype)).to(x.dtype)
+
+    def project(self, varying: Tensor, constant: Tensor) -> Tensor:
+        """The output convolution of y: B x G x (entries of a group) and a group's constant B x G x 1 to B x C x N.
+
+        The constant is some thousand times what varies about it. Through the convolution in bfloat16 the sum of both
+        would be the constant alone.
+        """
+        # G x C/G x E/G
+        weight = self.output.weight.flatten(1).unflatten(0, (self.groups, -1))
+        context = weight @ varying.unflatten(2, (weight.shape[2], -1)).to(weight.dtype)
+        return context.to(varying.dtype).add_(constant[:, :, None] * weight.sum(2, keepdim=True)).flatten(1, 2)
 
     def moments(self, key: Tensor, value: Tensor) -> list[Tensor]:
         """c_k sum_b p_b^k g_b for every k: B x G x 1 each."""
@@ -88,12 +98,3 @@ class CompactGeneralizedNonLocal(nn.Module):
             value = value * key
             moments.append(value.sum(2, keepdim=True))
         return [factor * coefficient * moment for coefficient, moment in zip(self.coefficients, moments, strict=True)]
-
-    def constant_output(self, constant: Tensor, dimensions: int) -> Tensor:
-        """What the output convolution makes of a group's constant, B x G x 1: B x C x 1 x ...
-
-        The constant is some thousand times what varies about it. Through the convolution in bfloat16 the sum of both
-        would be the constant alone.
-        """
-        weights = self.output.weight.flatten(1).sum(1).view(self.groups, -1)
-        return (constant * weights).flatten(1).view(len(constant), -1, *(1,) * (dimensions - 2))
