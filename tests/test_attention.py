@@ -40,7 +40,7 @@ def test_output_and_gradients_equal_the_formula(monkeypatch, batch, queries, key
 
 def test_gradients_equal_finite_differences(monkeypatch):
     monkeypatch.setattr(attention, "CHUNK_ENTRIES", 1)
-    assert torch.autograd.gradcheck(lambda q, k, v: attend(q, k, v, scale=0.5), make(2, 70, 5, 3, 2))
+    assert torch.autograd.gradcheck(lambda q, k, v: attend(q, k, v, scale=0.5), make(1, 66, 4, 2, 2))
 
 
 def test_transposed_layouts_give_the_same(monkeypatch):

@@ -103,8 +103,8 @@ def kill_on_the_way(run, launchers, rank):
 
 
 def test_a_killed_process_brings_the_run_back_from_its_last_checkpoint(scripts, data_root, short_run, pair):
-    launcher = scripts.start("train", "killed", data_root, "--max-restarts", "1", *short_run, NPROC="2")
-    run = scripts.run("killed")
+    launcher = scripts.start("train", "restarted", data_root, "--max-restarts", "1", *short_run, NPROC="2")
+    run = scripts.run("restarted")
     kill_on_the_way(run, [launcher], rank=0)
     stdout, stderr = launcher.communicate(timeout=300)
     assert launcher.returncode == 0, stderr

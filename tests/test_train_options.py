@@ -272,3 +272,9 @@ def test_a_value_that_cannot_be_is_one_line_before_anything_is_touched(command, 
     error = command("train", "tag=tag", "data.root=/no/such/folder", override).error
     assert re.search(words, error), error
     assert not runs("tag").path.exists()
+
+
+def test_compiling_without_a_compiler_is_refused_before_anything_is_written(train, runs, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no compiler no-such-compiler" in train("refused", "train.compile=true").error
+    assert not runs("refused").path.exists()

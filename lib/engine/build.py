@@ -1,5 +1,7 @@
 """From a configuration to the parts of a run: the only place that knows both."""
 
+import os
+import shutil
 from dataclasses import asdict
 from typing import Any
 
@@ -69,6 +71,15 @@ def build_model(config: Config) -> Segmentor:
         aux=_merge({"dropout": model.aux.dropout}, model.aux.options, "model.aux") if model.aux.enabled else None,
         align_corners=model.align_corners,
     )
+
+
+def require_compiler() -> None:
+    """Raise UserError where ``torch.compile`` would find no C++ compiler."""
+    compiler = os.environ.get("CXX", "g++")
+    if not shutil.which(compiler):
+        raise UserError(
+            f"train.compile=true, but there is no compiler {compiler}: install it, or use train.compile=false"
+        )
 
 
 def fuse_batch_norm(model: Segmentor, world: World) -> None:

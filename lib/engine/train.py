@@ -24,6 +24,7 @@ from lib.engine.build import (
     build_schedule,
     build_train_dataset,
     fuse_batch_norm,
+    require_compiler,
 )
 from lib.engine.checkpoint import (
     CheckpointFiles,
@@ -85,6 +86,8 @@ class Trainer:
     def __init__(self, config: Config, folder: RunFolder, world: World):
         self.config, self.folder, self.world = config, folder, world
         self.table = load_table(config.data.dataset)
+        if config.train.compile:
+            require_compiler()
         self.train_data = build_train_dataset(config)
         self.val_data = build_eval_dataset(config, "val") if config.val.interval else None
         self.loss = build_loss(config, self.table, world).to(world.device)
