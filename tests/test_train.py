@@ -57,11 +57,11 @@ def test_accumulated_micro_batches_step_along_their_mean_gradient(train, runs):
     after = torch.load(runs("parts").checkpoint(), weights_only=True)["model"]
 
     config = load_config(runs("parts").path / "config.yaml", [])
-    model = build_model(config).double().train()
+    model = build_model(config).train()
     loader = train_loader(build_train_dataset(config), batch_size=2, iterations=1, seed=config.seed, workers=0)
     batch = next(iter(loader))
     for image, label in zip(batch["image"], batch["label"], strict=True):
-        outputs = model(image[None].double())
+        outputs = model(image[None])
         out, aux = (
             torch.nn.functional.cross_entropy(outputs[k], label[None], ignore_index=255) for k in ("out", "aux")
         )

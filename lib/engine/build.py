@@ -12,10 +12,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from datasets.seg.augment import Augmentation
 from datasets.seg.classes import ClassTable, load_table
 from datasets.seg.dataset import EvalDataset, Pixels, TrainDataset, list_samples
-from exts.sync_bn import COMPILED, convert_sync_batchnorm
 from lib import optim
 from lib.config import BackboneConfig, Config
-from lib.engine.distribute import World
 from lib.engine.infer import Predictor, predictor
 from lib.errors import UserError
 from lib.losses import SegmentationLoss
@@ -80,12 +78,6 @@ def require_compiler() -> None:
         raise UserError(
             f"train.compile=true, but there is no compiler {compiler}: install it, or use train.compile=false"
         )
-
-
-def fuse_batch_norm(model: Segmentor, world: World) -> None:
-    """Let batch norm take the batches of all processes, in layers of our own; on a CPU also alone, for their speed."""
-    if world.size > 1 or (world.device.type == "cpu" and "cpu" in COMPILED):
-        convert_sync_batchnorm(model)
 
 
 def _backbone_spec(config: BackboneConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from datasets.seg.classes import load_table
 from datasets.seg.dataset import EvalDataset, has_labels
 from datasets.seg.loader import eval_loader
 from lib.config import Config
-from lib.engine.build import build_eval_dataset, build_model, build_predictor, fuse_batch_norm
+from lib.engine.build import build_eval_dataset, build_model, build_predictor
 from lib.engine.checkpoint import load_weights
 from lib.engine.distribute import World, join_world, use_bfloat16
 from lib.engine.infer import predict
@@ -114,7 +114,6 @@ def _evaluate_split(recipe: str, overrides: list[str], split: str) -> None:
         dataset = build_eval_dataset(config, split, labelled)
         model = build_model(config)
         iteration = load_weights(model, path)
-        fuse_batch_norm(model, world)
         model.to(world.device)
         evaluator = Evaluator(config, model, world)
         logger.info(f"{split} of {path} (iteration {iteration}): {len(dataset)} images, mode {config.val.mode}")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from datasets.seg.classes import load_table
 from datasets.seg.loader import eval_loader, train_loader
+from exts.sync_bn import convert_sync_batchnorm
 from lib.config import Config
 from lib.engine.board import Board
 from lib.engine.build import (
@@ -23,7 +24,6 @@ from lib.engine.build import (
     build_optimizer,
     build_schedule,
     build_train_dataset,
-    fuse_batch_norm,
     require_compiler,
 )
 from lib.engine.checkpoint import (
@@ -95,7 +95,8 @@ class Trainer:
         self.notes = []
         if config.pretrained:
             self.notes.append(start_from(self.model, config.pretrained))
-        fuse_batch_norm(self.model, world)
+        if world.size > 1:
+            convert_sync_batchnorm(self.model)
         self.model.freeze(stages=config.train.freeze_stages, norm=config.train.freeze_norm)
         self.memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
         self.model.to(world.device, memory_format=self.memory_format)

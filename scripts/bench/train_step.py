@@ -1,4 +1,4 @@
-"""Time and memory of one DNL-R101 training step: bfloat16, channels last and fused norms, against plain float32.
+"""Time and memory of one DNL-R101 training step: bfloat16 and channels last, against float32 with the plain formula.
 
 A step is forward, OHEM and auxiliary loss, backward and SGD, as in the Cityscapes recipe. Each variant runs in a
 process of its own; memory is what it adds to the process's peak after the imports, on a GPU the allocator's peak.
@@ -17,7 +17,6 @@ from common import parser, report
 from memory import peak_bytes
 
 from datasets.seg.classes import load_table
-from exts.sync_bn import COMPILED, convert_sync_batchnorm
 from lib.losses import SegmentationLoss
 from lib.models import build_segmentor
 from lib.models.blocks import nonlocal_block
@@ -45,8 +44,6 @@ def measure(
         nonlocal_block.attend = plain_attend
         network, image = network.to(device), image.to(device)
     else:
-        if device in COMPILED:
-            convert_sync_batchnorm(network)
         network = network.to(device, memory_format=torch.channels_last)
         image = image.to(device, memory_format=torch.channels_last)
     loss_of = SegmentationLoss("ohem", weight=load_table("cityscapes").weights).to(device)
