@@ -6,14 +6,12 @@ Time: the block at 97 x 97 positions, both variants by turns. Memory: what a pas
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 import torch
 from common import median_times, parser, report
-from memory import peak_bytes
+from memory import HEADROOM, added_megabytes, free_memory, peak_in_subprocess
 from torch import Tensor
 
 from lib.models.blocks import nonlocal_block
@@ -23,7 +21,6 @@ CHANNELS, EMBEDDING = 512, 256
 SMALL, LARGE = (97, 97), (129, 257)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TARGETS = {"forward": 1.0, "forward + backward": 1.3, SMALL: 1 / 4, LARGE: 1 / 20}
-HEADROOM = 4 << 30  # bytes that must stay free
 
 
 def plain_attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float = 1.0) -> Tensor:
@@ -74,34 +71,17 @@ def measure_memory(device: str) -> list[dict]:
             maps = 3 * (size[0] * size[1]) ** 2 * DTYPES[dtype].itemsize
             backward = free_memory(device) > maps + HEADROOM
             name = f"{size[0]} x {size[1]}, forward{' + backward' if backward else ''}"
-            peaks = {variant: peak_in_subprocess(variant, dtype, size, backward, device) for variant in VARIANTS}
+            step = {"dtype": dtype, "size": size, "backward": backward, "device": device}
+            peaks = {variant: peak_in_subprocess(variant=variant, **step) for variant in VARIANTS}
             rows.append({"dtype": dtype, "pass": name, "unit": "MB", "target": TARGETS[size], **peaks})
     return rows
-
-
-def free_memory(device: str) -> int:
-    """Bytes that can be allocated."""
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    with open("/proc/meminfo") as file:
-        fields = dict(line.split(":") for line in file)
-    return int(fields["MemAvailable"].split()[0]) * 1024
-
-
-def peak_in_subprocess(variant: str, dtype: str, size: tuple[int, int], backward: bool, device: str) -> float:
-    """Megabytes that one pass adds to the peak of a fresh process."""
-    arguments = json.dumps({"variant": variant, "dtype": dtype, "size": size, "backward": backward, "device": device})
-    command = [sys.executable, __file__, "--peak-of", arguments]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def print_peak(variant: str, dtype: str, size: list[int], backward: bool, device: str) -> None:
     """The subprocess's part: warm the libraries up on a small input, then print the growth of the peak in MB."""
     make_pass(variant, dtype, (8, 8), backward=backward, device=device)()
     run = make_pass(variant, dtype, tuple(size), backward=backward, device=device)
-    before = peak_bytes(device)
-    run()
-    print((peak_bytes(device) - before) / 1e6)
+    print(added_megabytes(run, device))
 
 
 def main() -> None:

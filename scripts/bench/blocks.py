@@ -18,9 +18,9 @@ from functools import partial
 from multiprocessing import get_context
 
 import torch
-from attention import DTYPES, HEADROOM, free_memory
+from attention import DTYPES
 from common import median_times, parser, report
-from memory import peak_bytes
+from memory import HEADROOM, added_megabytes, free_memory
 from torch import nn
 from written_out import (
     asymmetric_fusion,
@@ -130,9 +130,8 @@ def measure(name: str, variant: str, size: tuple[int, int], repeats: int, dtype:
         return None
     make_pass(case, variant, (8, 8), DTYPES[dtype], device)()  # the libraries' own memory
     run = make_pass(case, variant, size, DTYPES[dtype], device)
-    before, begin = peak_bytes(device), clock()
-    run()
-    megabytes, seconds = (peak_bytes(device) - before) / 1e6, [clock() - begin]
+    begin = clock()
+    megabytes, seconds = added_megabytes(run, device), [clock() - begin]
     if seconds[0] < LONG:
         seconds = median_times({variant: run}, repeats, warm_up=0, clock=clock).values()
     return {"s": statistics.median(seconds), "MB": megabytes}

@@ -8,15 +8,13 @@ takes at the bandwidth of a copy: three times the input's size forward, five tim
 import argparse
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 from common import median_times, parser, report
-from memory import peak_bytes
+from memory import added_megabytes, peak_in_subprocess
 from torch import nn
 
 from exts.sync_bn import COMPILED, SyncBatchNorm
@@ -68,20 +66,11 @@ class _Borrow(torch.autograd.Function):
         return grad
 
 
-def peak_in_subprocess(**step: object) -> float:
-    """Megabytes that one step adds to the peak of a fresh process."""
-    command = [sys.executable, __file__, "--peak-of", json.dumps(step)]
-    alone = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=alone).stdout)
-
-
 def print_peak(shape: list[int], **step: str) -> None:
     """The subprocess's part: warm the libraries up on a small input, then print the growth of the peak in MB."""
     make_step(shape=(2, shape[1], 8, 8), **step)()
     run = make_step(shape=tuple(shape), **step)
-    before = peak_bytes(step["device"])
-    run()
-    print((peak_bytes(step["device"]) - before) / 1e6)
+    print(added_megabytes(run, step["device"]))
 
 
 def measure(device: str, repeats: int, clock: Callable[[], float]) -> list[dict]:
