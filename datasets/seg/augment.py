@@ -97,6 +97,17 @@ class Draw:
     distortion: Distortion | None = None
 
 
+def fit_factor(size: tuple[int, int], short_side: int, long_side: int) -> float:
+    """The factor that brings the shorter side of ``size`` to ``short_side``, the longer one to ``long_side`` at most.
+
+    1 where ``short_side`` is 0; where only ``long_side`` is, the longer side may get any length.
+    """
+    if not short_side:
+        return 1.0
+    factor = short_side / min(size)
+    return min(factor, long_side / max(size)) if long_side else factor
+
+
 def draw(augmentation: Augmentation, size: tuple[int, int], rng: np.random.Generator) -> Draw:
     """Make the random choices for an image of ``size`` (height, width).
 
@@ -106,11 +117,7 @@ def draw(augmentation: Augmentation, size: tuple[int, int], rng: np.random.Gener
     height, width = size
     scale = rng.uniform(*augmentation.scale)
     aspect = rng.uniform(*augmentation.aspect)
-    if augmentation.short_side:
-        factor = augmentation.short_side / min(height, width)
-        if augmentation.long_side:
-            factor = min(factor, augmentation.long_side / max(height, width))
-        scale *= factor
+    scale *= fit_factor(size, augmentation.short_side, augmentation.long_side)
     resized = (max(1, round(width * scale * aspect**0.5)), max(1, round(height * scale / aspect**0.5)))
     window, offset = _draw_position(augmentation, resized, rng)
     shift = int(rng.integers(-augmentation.brightness, augmentation.brightness, endpoint=True))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datasets.seg.augment import fit_factor
 from lib.errors import UserError
 
 Segmentor = Callable[[Tensor], dict[str, Tensor]]
@@ -123,9 +124,7 @@ class Predictor:
 
     def scaled_size(self, size: Size, scale: float) -> Size:
         """The size at which an image of ``size`` is evaluated: short and long side first, then the scale."""
-        factor = self.short_side / min(size) if self.short_side else 1.0
-        if self.short_side and self.long_side:
-            factor = min(factor, self.long_side / max(size))
+        factor = fit_factor(size, self.short_side, self.long_side)
         height, width = (max(1, int(side * factor * scale + 0.5)) for side in size)
         return height, width
 
