@@ -1,9 +1,10 @@
 """From a recipe's YAML file, its parents and ``key=value`` arguments to one checked configuration."""
 
-import dataclasses
 import difflib
+import os
 import typing
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,108 +12,106 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lib.base.errors import UserError
 from lib.config import Config
-from lib.errors import UserError
+from lib.keys import complaints, keys
 
 SHORTHANDS = {"checkpoint": "checkpoint.file"}
 """Keys that name a group but take a value: ``checkpoint=FILE``."""
 
-CHOICES = {
-    "device": ("auto", "cpu", "cuda"),
-    "data.color_order": ("bgr", "rgb"),
-    "loss.name": ("ohem", "cross_entropy", "focal", "dice", "lovasz"),
-    "train.amp": ("auto", "true", "false"),
-    "train.optimizer": ("sgd", "adamw"),
-    "train.schedule": ("poly", "linear", "cosine", "step", "constant"),
-    "val.mode": ("ss", "sscrop", "ms", "mscrop"),
-    "val.combine": ("sum", "mean", "softmax"),
-    "val.interpolation": ("bilinear", "bicubic"),
-}
 
-AT_LEAST = {
-    "seed": 0,
-    "data.workers": 0,
-    "data.short_side": 0,
-    "data.long_side": 0,
-    "data.brightness": 0,
-    "data.rotation": 0,
-    "train.max_iters": 1,
-    "train.batch_size": 1,
-    "train.micro_batch": 0,
-    "train.lr": 0,
-    "train.head_lr_factor": 0,
-    "train.power": 0,
-    "train.momentum": 0,
-    "train.weight_decay": 0,
-    "train.min_lr": 0,
-    "train.warmup_iters": 0,
-    "train.step_factor": 0,
-    "train.clip_grad_norm": 0,
-    "train.freeze_stages": -1,
-    "loss.focal_gamma": 0,
-    "val.batch_size": 1,
-    "val.interval": 0,
-    "val.pictures": 0,
-    "val.short_side": 0,
-    "val.long_side": 0,
-    "val.pad_multiple": 1,
-    "val.extremes": 0,
-    "checkpoint.interval": 1,
-    "checkpoint.keep": 1,
-    "log.interval": 1,
-    "loss.ohem_min_kept": 1,
-    "loss.aux_weight": 0,
-}
+@dataclass(frozen=True)
+class Layer:
+    """What one file or one argument sets."""
+
+    source: str
+    """The file's path, or the argument as it was given."""
+    tree: dict[str, Any]
+
+    def sets(self, name: str) -> bool:
+        """Whether it says anything of the key ``name``."""
+        branch: Any = self.tree
+        for part in name.split("."):
+            if not isinstance(branch, dict) or part not in branch:
+                return False
+            branch = branch[part]
+        return True
 
 
-def load_config(file: str | Path, overrides: list[str]) -> Config:
+@dataclass(frozen=True)
+class Recipe:
+    """A configuration and where it comes from."""
+
+    config: Config
+    layers: tuple[Layer, ...]
+    """Parents first, then the file, then the arguments: later ones win."""
+
+    def sources(self, name: str) -> list[str]:
+        """What set the key ``name``: nothing, where it has its default; more than one only of a dictionary."""
+        found = [layer.source for layer in self.layers if layer.sets(name)]
+        value = OmegaConf.select(OmegaConf.structured(self.config), name)
+        return found if OmegaConf.is_dict(value) else found[-1:]
+
+
+def load_recipe(file: str | Path | None, overrides: Sequence[str], schema_of: Callable[[str], type]) -> Recipe:
     """Merge the defaults, ``file``'s ``_base_`` parents, ``file`` itself and ``overrides``, in this order.
 
     Args:
-        file: a recipe, or the ``config.yaml`` of an earlier run.
+        file: a recipe, or the ``config.yaml`` of an earlier run; None for the defaults alone.
         overrides: ``key=value`` strings; the value is taken as it stands where the key holds a string and is read
             as YAML elsewhere.
+        schema_of: from the name of a task to the schema of its configuration.
 
     Raises:
         UserError: a missing or broken file, an unknown key (with the nearest known one), a value of the wrong type
             or out of range.
     """
-    file = Path(file)
-    config = OmegaConf.structured(Config)
-    tree = _load_yaml(file)
-    _check_keys(tree, str(file))
-    config = _merge(config, tree, str(file))
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise UserError(f"'{override}' is not of the form key=value")
-        key = SHORTHANDS.get(key, key)
-        branch: Any = _parse(key, text)
-        for part in reversed(key.split(".")):
+    layers = _file_layers(Path(file)) if file else []
+    pairs = [_split(override) for override in overrides]
+    tasks = [layer.tree["task"] for layer in layers if "task" in layer.tree]
+    tasks += [text for name, text in pairs if name == "task"]
+    schema = schema_of(tasks[-1] if tasks else Config.task)
+    for layer in layers:
+        _check_keys(layer.tree, layer.source, schema)
+    # Files first become one: what a parent says of a dictionary and its child replaces is of no consequence.
+    config = OmegaConf.structured(schema)
+    config = _merge(config, OmegaConf.merge({}, *(layer.tree for layer in layers)), str(file))
+    for name, text in pairs:
+        branch: Any = _parse(schema, name, text)
+        for part in reversed(name.split(".")):
             branch = {part: branch}
-        _check_keys(branch, "the command line")
-        config = _merge(config, branch, f"{key}={text}")
-    if not config.recipe:
-        config.recipe = file.stem
+        _check_keys(branch, "the command line", schema)
+        config = _merge(config, branch, f"{name}={text}")
+        layers.append(Layer(f"{name}={text}", branch))
+    if file and not config.recipe:
+        config.recipe = Path(file).stem
+        layers.append(Layer(f"the name of {file}", {"recipe": config.recipe}))
     try:
         merged = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error.msg or error).splitlines()[0]}") from None
     # YAML reads `amp: true` as a boolean.
     merged.train.amp = merged.train.amp.lower()
-    _check_values(merged)
-    return merged
+    for complaint in complaints(merged):
+        raise UserError(complaint)
+    return Recipe(merged, tuple(layers))
 
 
 def to_yaml(config: Config) -> str:
-    """The whole configuration as YAML that ``load_config`` reads back."""
+    """The whole configuration as YAML that ``load_recipe`` reads back."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def _load_yaml(file: Path, seen: tuple[Path, ...] = ()) -> dict:
+def nearest(name: str, known: Sequence[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is most like ``name``, if any is like it at all."""
+    return next(iter(difflib.get_close_matches(name, known, 1, cutoff)), None)
+
+
+def _file_layers(file: Path, children: tuple[Path, ...] = ()) -> list[Layer]:
+    """What ``file`` and its parents set, parents first."""
     if not file.is_file():
         raise UserError(f"configuration file {file} does not exist")
-    if file.resolve() in seen:
+    if file.resolve() in children:
         raise UserError(f"configuration file {file} names itself among its _base_ parents")
     try:
         tree = yaml.safe_load(file.read_text()) or {}
@@ -121,14 +120,20 @@ def _load_yaml(file: Path, seen: tuple[Path, ...] = ()) -> dict:
     if not isinstance(tree, dict):
         raise UserError(f"configuration file {file} must hold 'key: value' lines")
     parents = tree.pop("_base_", [])
-    merged: Any = {}
+    layers = []
     for parent in [parents] if isinstance(parents, str) else parents:
-        parent_tree = _load_yaml(file.parent / parent, (*seen, file.resolve()))
-        merged = OmegaConf.merge(merged, parent_tree)
-    return OmegaConf.to_container(OmegaConf.merge(merged, tree))
+        layers += _file_layers(file.parent / parent, (*children, file.resolve()))
+    return [*layers, Layer(os.path.normpath(file), tree)]
 
 
-def _merge(config: Any, tree: dict, where: str) -> Any:
+def _split(override: str) -> tuple[str, str]:
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"'{override}' is not of the form key=value")
+    return SHORTHANDS.get(name, name), text
+
+
+def _merge(config: Any, tree: Any, where: str) -> Any:
     try:
         return OmegaConf.merge(config, tree)
     except OmegaConfBaseException as error:
@@ -136,110 +141,28 @@ def _merge(config: Any, tree: dict, where: str) -> Any:
         raise UserError(f"{where}: {error.full_key}: {reason}") from None
 
 
-def _check_keys(tree: Any, where: str, schema: type = Config, prefix: str = "") -> None:
-    hints = typing.get_type_hints(schema)
-    for key, value in tree.items():
-        if key not in hints:
-            known = _all_keys() if len(difflib.get_close_matches(str(key), hints, 1)) == 0 else None
-            near = difflib.get_close_matches(prefix + str(key), known or [prefix + name for name in hints], 1, 0.4)
-            hint = f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(hints)}"
-            raise UserError(f"unknown configuration key {prefix}{key} in {where}{hint}")
-        if not dataclasses.is_dataclass(hints[key]):
+def _check_keys(tree: Any, where: str, schema: type, group: type | None = None, prefix: str = "") -> None:
+    """Raise UserError where ``tree``, below ``prefix``, has a key that the schema has not."""
+    hints = typing.get_type_hints(group or schema)
+    for name, value in tree.items():
+        if name not in hints:
+            # A word that is like none of its siblings may have been meant for another group.
+            siblings = [prefix + sibling for sibling in hints]
+            known = siblings if nearest(str(name), list(hints)) else [key.name for key in keys(schema)]
+            near = nearest(prefix + str(name), known, 0.4)
+            hint = f"; did you mean {near}?" if near else f"; known here: {', '.join(hints)}"
+            raise UserError(f"unknown configuration key {prefix}{name} in {where}{hint}")
+        if not is_dataclass(hints[name]):
             continue
         if not isinstance(value, dict):
-            raise UserError(f"{prefix}{key} in {where} is a group of keys and cannot be set to '{value}'")
-        _check_keys(value, where, hints[key], f"{prefix}{key}.")
+            raise UserError(f"{prefix}{name} in {where} is a group of keys and cannot be set to '{value}'")
+        _check_keys(value, where, schema, hints[name], f"{prefix}{name}.")
 
 
-def _all_keys(schema: type = Config, prefix: str = "") -> list[str]:
-    keys = []
-    for key, hint in typing.get_type_hints(schema).items():
-        keys += _all_keys(hint, f"{prefix}{key}.") if dataclasses.is_dataclass(hint) else [prefix + key]
-    return keys
-
-
-def _parse(key: str, text: str) -> Any:
-    hint: Any = Config
-    for part in key.split("."):
-        hint = typing.get_type_hints(hint).get(part) if dataclasses.is_dataclass(hint) else None
-    if hint is str:
+def _parse(schema: type, name: str, text: str) -> Any:
+    if any(key.name == name and key.hint is str for key in keys(schema)):
         return text
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        raise UserError(f"{key}={text}: '{text}' is not a valid value") from None
-
-
-def _check_values(config: Config) -> None:
-    def value_of(key: str) -> Any:
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part)
-        return value
-
-    for key, choices in CHOICES.items():
-        if value_of(key) not in choices:
-            raise UserError(f"{key}={value_of(key)}: choose one of {', '.join(choices)}")
-    for key, lowest in AT_LEAST.items():
-        if not value_of(key) >= lowest:
-            raise UserError(f"{key}={value_of(key)}: must be at least {lowest}")
-    for key, length in (("crop_size", 2), ("scale", 2), ("aspect", 2), ("mean", 3), ("std", 3)):
-        values = getattr(config.data, key)
-        if len(values) != length:
-            raise UserError(f"data.{key}={values}: must have {length} entries")
-        if key != "mean" and min(values) <= 0:
-            raise UserError(f"data.{key}={values}: entries must be positive")
-        if key in ("scale", "aspect") and values[0] > values[1]:
-            raise UserError(f"data.{key}={values}: the lower bound comes first")
-    for key in ("data.flip", "model.head.dropout", "model.aux.dropout"):
-        if not 0 <= value_of(key) <= 1:
-            raise UserError(f"{key}={value_of(key)}: is a probability, from 0 to 1")
-    _check_training(config)
-    _check_evaluation(config)
-    for part in ("task", "recipe", "tag"):
-        name = getattr(config, part)
-        if "/" in name or name in (".", "..") or name.startswith("-"):
-            raise UserError(f"{part}={name}: is the name of a folder and may not hold '/' or start with '-'")
-
-
-def _check_training(config: Config) -> None:
-    data, train = config.data, config.train
-    if data.long_side and not data.short_side:
-        raise UserError(f"data.long_side={data.long_side}: bounds what data.short_side asks for: set that too")
-    if not 0 < data.category_max_ratio <= 1:
-        raise UserError(f"data.category_max_ratio={data.category_max_ratio}: is a share, above 0 and at most 1")
-    for name, weight in config.loss.extra.items():
-        known = CHOICES["loss.name"]
-        if name not in known:
-            raise UserError(f"loss.extra.{name}: there is no such loss: choose one of {', '.join(known)}")
-        if not weight >= 0:
-            raise UserError(f"loss.extra.{name}={weight}: must be at least 0")
-    if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
-        raise UserError(f"train.betas={train.betas}: must be two numbers from 0 up to but without 1")
-    if not 0 <= train.ema < 1:
-        raise UserError(f"train.ema={train.ema}: must be from 0 (no average) up to but without 1")
-    if not train.min_lr <= train.lr:
-        raise UserError(f"train.min_lr={train.min_lr}: must be at most train.lr={train.lr}, from which it falls")
-    if train.schedule == "step" and not train.steps:
-        raise UserError("train.schedule=step: name the iterations at which the learning rate falls in train.steps")
-    if any(before >= after for before, after in pairwise([0, *train.steps])):
-        raise UserError(f"train.steps={train.steps}: must be ascending iterations, the first of them at least 1")
-    if not 0 <= train.warmup_start <= 1:
-        raise UserError(f"train.warmup_start={train.warmup_start}: is a part of the learning rate, from 0 to 1")
-    if train.freeze_stages > 4:
-        raise UserError(f"train.freeze_stages={train.freeze_stages}: a backbone has 4 stages: choose -1 to 4")
-
-
-def _check_evaluation(config: Config) -> None:
-    val = config.val
-    if len(val.window) not in (0, 2) or any(side < 1 for side in val.window):
-        raise UserError(f"val.window={val.window}: must be [width, height] in pixels, or [] for data.crop_size")
-    window = val.window or config.data.crop_size
-    if not 0 < val.stride <= min(window):
-        raise UserError(
-            f"val.stride={val.stride}: must be above 0: up to 1 in windows, above that in pixels, at most {min(window)}"
-        )
-    if not val.scales or min(val.scales) <= 0:
-        raise UserError(f"val.scales={val.scales}: must be one or more positive factors")
-    if val.long_side and not val.short_side:
-        raise UserError(f"val.long_side={val.long_side}: bounds what val.short_side asks for: set that too")
+        raise UserError(f"{name}={text}: '{text}' is not a valid value") from None

@@ -17,7 +17,7 @@ echo "== 3/4 training"
 bash "$root/scripts/seg/dispatch.sh" seg/cityscapes/demo.yaml train demo "$demo/data" overwrite=true "$@"
 echo "== 4/4 validating"
 bash "$root/scripts/seg/dispatch.sh" seg/cityscapes/demo.yaml val demo "$demo/data"
-"$python" -m lib.vis.compare --data "$demo/data/val" --prediction "$run/val/label" --dataset cityscapes --out "$run/val/compare.jpg"
+"$python" "$root/main.py" sheet --data "$demo/data/val" --prediction "$run/val/label" --dataset cityscapes --out "$run/val/compare.jpg"
 
 "$python" - "$run" <<'PYTHON'
 import json, pathlib, sys

@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib.atomic import write_atomically
+from lib.base.atomic import write_atomically
 from lib.config import Config
-from lib.recipes import load_config
+from lib.tasks import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "seg"

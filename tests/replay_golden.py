@@ -21,7 +21,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib import losses
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models import build_segmentor
 from lib.models.blocks.asymmetric import AsymmetricFusion, AsymmetricPyramid
 from lib.models.blocks.compact_generalized import CompactGeneralizedNonLocal

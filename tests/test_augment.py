@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from datasets.seg.augment import Augmentation, Draw, Window, draw, resize_image, resize_label
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 HEIGHT, WIDTH = 240, 410
 

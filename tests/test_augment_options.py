@@ -13,7 +13,7 @@ from datasets.seg.classes import IGNORE, load_table
 from datasets.seg.dataset import Pixels, Sample, TrainDataset
 from datasets.seg.photometric import Distortion, draw_distortion
 from datasets.seg.png import Png
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 PIXELS = Pixels("bgr", mean=(102.9801, 115.9465, 122.7717), std=(1.0, 2.0, 57.375))
 ROAD, BUILDING = 7, 11

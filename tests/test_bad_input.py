@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib.engine.checkpoint import CheckpointFiles, load_checkpoint
+from lib.engine.checkpoint import CheckpointFiles
+from lib.weights.loading import load_checkpoint
 
 
 def first(folder):
@@ -93,7 +94,7 @@ class TestData:
     @pytest.mark.parametrize("index", [0, 1])
     def test_one_of_two_processes_speaks_for_both(self, scripts, data_copy, long_run, index):
         # Which process reads which image: iteration 0 gives the stream's first to rank 0, its second to rank 1.
-        from datasets.seg.loader import TrainStream
+        from lib.engine.loader import TrainStream
 
         batch = next(iter(TrainStream(6, batch_size=2, iterations=1, seed=0)))
         image = sorted((data_copy / "train" / "image").iterdir())[batch[index][1]]

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from lib.atomic import write_atomically
+from lib.base.atomic import write_atomically
+from lib.base.errors import UserError
 from lib.engine import checkpoint as module
-from lib.engine.checkpoint import CheckpointFiles, load_checkpoint, load_model, random_state, restore_random_state
-from lib.errors import UserError
+from lib.engine.checkpoint import CheckpointFiles, random_state, restore_random_state
+from lib.weights.loading import load_checkpoint, load_model
 
 
 def state(value):

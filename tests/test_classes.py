@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from datasets.seg.classes import IGNORE, UNKNOWN, datasets, load_table
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 SPEC = Path(__file__).parents[2] / "shared" / "spec" / "classes.json"
 CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]

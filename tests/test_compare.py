@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
+import main
 from datasets.seg.classes import load_table
 from datasets.seg.dataset import list_samples
 from datasets.seg.files import read_image
-from lib.vis import compare
 
 
 @pytest.fixture
@@ -19,8 +19,10 @@ def sheet(monkeypatch, data_root, tmp_path):
 
     def call(predictions, count=2):
         words = ["--data", data_root / "val", "--prediction", predictions, "--dataset", "cityscapes", "--count", count]
-        monkeypatch.setattr(sys, "argv", ["compare", *map(str, words), "--out", str(tmp_path / "sheet.png")])
-        compare.main()
+        monkeypatch.setattr(sys, "argv", ["main.py", "sheet", *map(str, words), "--out", str(tmp_path / "sheet.png")])
+        status = main.main()
+        if status:
+            sys.exit(status)
         return cv2.imread(str(tmp_path / "sheet.png"))[..., ::-1]
 
     return call

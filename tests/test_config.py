@@ -8,10 +8,10 @@ import torch
 import yaml
 
 from datasets.seg.classes import load_table
-from lib.engine.build import build_model
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models import BLOCKS, HEADS
-from lib.recipes import load_config, to_yaml
+from lib.recipes import to_yaml
+from lib.tasks import load_config, make_task
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs" / "seg" / "cityscapes" / "dnl_r101.yaml"
@@ -200,7 +200,7 @@ class TestRecipes:
 class TestModels:
     def build(self, *overrides):
         with torch.device("meta"):
-            return build_model(load_config(RECIPE, ["model.backbone.name=resnet18", *overrides]))
+            return make_task(load_config(RECIPE, ["model.backbone.name=resnet18", *overrides])).network()
 
     def test_backbones_and_heads_take_the_options_of_their_classes(self):
         network = self.build(
@@ -237,7 +237,7 @@ class TestModels:
     def test_every_block_fits_the_nonlocal_head(self, block, write):
         file = write("mine.yaml", f"model: {{head: {{block: {{name: {block}}}}}}}")
         config = load_config(file, ["model.backbone.name=resnet18", "model.backbone.output_stride=32"])
-        logits = build_model(config).eval()(torch.zeros(1, 3, 64, 96))
+        logits = make_task(config).network().eval()(torch.zeros(1, 3, 64, 96))
         assert logits["out"].shape == (1, 19, 64, 96)
 
     @pytest.mark.parametrize("head", [name for name in HEADS if name != "auxiliary"])

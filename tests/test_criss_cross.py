@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models.blocks.criss_cross import CrissCrossAttention
 
 

@@ -13,7 +13,7 @@ from datasets.seg.classes import IGNORE, load_table
 from datasets.seg.dataset import EvalDataset, Pixels, Sample, TrainDataset, list_samples
 from datasets.seg.files import read_image
 from datasets.seg.png import Png
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 TABLE = load_table("cityscapes")
 PIXELS = Pixels("bgr", mean=(102.9801, 115.9465, 122.7717), std=(1.0, 2.0, 57.375))

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models.blocks.disentangled import DisentangledNonLocal
 from lib.models.blocks.nonlocal_block import whiten
 

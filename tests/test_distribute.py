@@ -16,12 +16,12 @@ import torch
 from torch.distributed.elastic.rendezvous import RendezvousConnectionError
 from torch.distributed.run import parse_args
 
+from lib.base.errors import UserError
+from lib.base.peers import ALONE
 from lib.engine import launch
 from lib.engine.distribute import World, join_world, use_bfloat16
 from lib.engine.launch import torchrun_arguments
-from lib.errors import UserError
 from lib.losses import SegmentationLoss
-from lib.peers import ALONE
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,7 +35,7 @@ with join_world("cpu") as world:
 
 CHILD = """
 import time
-from lib.engine.stop import end_with_launcher
+from lib.base.processes import end_with_launcher
 end_with_launcher()
 print("ready", flush=True)
 time.sleep(9)

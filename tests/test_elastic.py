@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.engine.build import build_model
+from lib.base.errors import UserError
 from lib.engine.distribute import PATIENCE_SECONDS
 from lib.engine.runs import RunFolder
-from lib.errors import UserError
-from lib.recipes import load_config
+from lib.tasks import load_config, make_task
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,7 +68,7 @@ def test_one_process_learns_what_two_do_with_half_of_the_batch_each(pair, comman
     losses, expected = ([row["loss"] for row in run.rows] for run in (pair, alone))
     assert len(losses) == 20
     assert losses == pytest.approx(expected, rel=1e-5)
-    start = build_model(load_config(alone.path / "config.yaml", [])).state_dict()
+    start = make_task(load_config(alone.path / "config.yaml", [])).network().state_dict()
     weights, expected = (torch.load(run.checkpoint(), weights_only=True)["model"] for run in (pair, alone))
     steps, errors = (
         torch.cat([(weights[key] - other[key]).double().flatten() for key in start if "num_batches" not in key])

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models.blocks.global_context import GlobalContext
 
 OPTIONS = [

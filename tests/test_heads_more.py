@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models import HEADS, build_segmentor
 from lib.models.blocks.global_context import GlobalContext
 from lib.models.heads.ann import AsymmetricHead

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models.backbones.hrnet import Exchange, HRNet
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.engine.checkpoint import start_from
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models import BACKBONES, build_segmentor
 from lib.weights import load_pretrained, read_file
 from lib.weights.checkpoints import import_network
+from lib.weights.loading import start_from
 from lib.weights.names import rename
 from lib.weights.networks import HRNET, MOBILENET_V2, RESNET_V1C
 from tests import replay_golden

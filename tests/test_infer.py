@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib.engine.infer import predict, predictor, resize_logits, sliding_window, whole_image, window_starts
-from lib.errors import UserError
+from lib.base.errors import UserError
+from lib.inference import predict, predictor, resize_logits, sliding_window, whole_image, window_starts
 
 
 def pointwise(image):

@@ -17,8 +17,8 @@ import torch
 from datasets.seg.augment import Augmentation
 from datasets.seg.classes import load_table
 from datasets.seg.dataset import EvalDataset, Pixels, TrainDataset, list_samples
-from datasets.seg.loader import Loader, TrainStream, eval_loader, train_loader
-from lib.errors import UserError
+from lib.base.errors import UserError
+from lib.engine.loader import Loader, TrainStream, eval_loader, train_loader
 
 ROOT = Path(__file__).parents[1]
 COUNT = 7

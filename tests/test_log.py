@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lib.base.errors import UserError
 from lib.engine import board
 from lib.engine.log import MetricsFile, clock, log_to, logger
-from lib.errors import UserError
 
 FULL = Path("/dev/full")
 needs_full_disk = pytest.mark.skipif(not FULL.exists(), reason="only Linux has a disk that is always full")
@@ -15,7 +15,7 @@ needs_full_disk = pytest.mark.skipif(not FULL.exists(), reason="only Linux has a
 
 @pytest.mark.parametrize("is_due, kept", [(False, [1, 2, "score 2"]), (True, [1, 2])])
 def test_rewound_metrics_lose_what_is_written_again(tmp_path, is_due, kept):
-    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", "miou")
     for row in ({"iter": 1}, {"iter": 2}, {"iter": 2, "miou": 0.5}, {"iter": 3}):
         metrics.append(row)
     with metrics.path.open("a") as file:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.losses import SegmentationLoss, cross_entropy, focal_loss, ohem_cross_entropy
-from lib.region_losses import dice_loss, lovasz_softmax
+from lib.losses.regions import dice_loss, lovasz_softmax
 
 GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden"
 FIXTURES = sorted(GOLDEN.glob("loss_*.npz"))

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from lib.errors import UserError
-from lib.metrics import ConfusionMatrix
+from lib.base.errors import UserError
 from lib.scores import Scores
+from lib.scores.confusion import ConfusionMatrix
 
 # Rows are labels. Class 2 is only predicted, class 3 occurs nowhere.
 MATRIX = np.array([[6, 1, 1, 0], [2, 4, 2, 0], [0, 0, 0, 0], [0, 0, 0, 0]])

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models.backbones.mobilenet import MobileNetV2
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models import build_segmentor
 from lib.models.backbones.hrnet import HRNet
 from lib.models.heads.fcn import FCNHead

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models.blocks.nonlocal_block import NonLocal, aggregate_products, aggregate_sums, whiten
 from lib.weights.nonlocal_blocks import (
     mmcv_nonlocal_options,

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from datasets.seg.classes import load_table
-from lib.engine.build import build_loss, build_model, build_optimizer
-from lib.recipes import load_config
+from lib.base.peers import ALONE
+from lib.engine.train import build_optimizer
+from lib.tasks import load_config, make_task
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "seg"
 RECIPES = sorted(f"{file.parent.name}/{file.stem}" for file in CONFIGS.glob("*/*.yaml"))
@@ -50,9 +51,9 @@ def distinct(recipes, *, small):
 
 def train_two_steps(config):
     """A network after two steps on noise, and both losses."""
-    network, table = build_model(config).train(), load_table(config.data.dataset)
-    loss_of = build_loss(config, table)
-    optimizer = build_optimizer(config, network)
+    network, table = make_task(config).network().train(), load_table(config.data.dataset)
+    loss_of = make_task(config).loss(ALONE)
+    optimizer = build_optimizer(config.train, network)
     image, label = torch.randn(2, 3, 65, 65), torch.randint(len(table), (2, 65, 65))
     losses = []
     for _ in range(2):
@@ -66,13 +67,13 @@ def train_two_steps(config):
 
 
 def assert_it_trains_saves_and_loads(config):
-    before = {name: tensor.clone() for name, tensor in build_model(config).state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in make_task(config).network().state_dict().items()}
     network, losses = train_two_steps(config)
     assert all(np.isfinite(losses)) and losses[0] != losses[1]
     file = io.BytesIO()
     torch.save(network.state_dict(), file)
     file.seek(0)
-    again = build_model(replace(config, seed=config.seed + 1))
+    again = make_task(replace(config, seed=config.seed + 1)).network()
     again.load_state_dict(torch.load(file, weights_only=True))
     image = torch.randn(1, 3, 65, 65)
     with torch.no_grad():
@@ -156,12 +157,12 @@ def test_every_recipe_trains_and_validates_through_the_command(through_the_comma
 @pytest.mark.parametrize("recipe", ["dnl_r101", "nl_r101", "ann_r101", "snl_r50"])
 def test_a_compiled_network_has_the_same_loss_and_gradients(recipe):
     config = load(f"cityscapes/{recipe}", "model.backbone.name=resnet18", "model.head.dropout=0", "model.aux.dropout=0")
-    loss_of = build_loss(config, load_table("cityscapes"))
+    loss_of = make_task(config).loss(ALONE)
     torch.manual_seed(0)
     image, label = torch.randn(2, 3, 65, 65, dtype=torch.float64), torch.randint(19, (2, 65, 65))
     figures = []
     for compiled in (False, True):
-        network = build_model(config).double().train()
+        network = make_task(config).network().double().train()
         for parameter in network.parameters():
             if not parameter.any():
                 # a gain or an output that starts at 0 would hide what is before it

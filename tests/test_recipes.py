@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from datasets.seg.classes import load_table
-from lib.engine.build import build_loss, build_model
+from lib.base.peers import ALONE
 from lib.models import build_segmentor
-from lib.recipes import load_config
+from lib.tasks import load_config, make_task
 from lib.weights import networks
 from lib.weights.checkpoints import import_network
 from lib.weights.spectral_blocks import spectral_options
@@ -75,6 +75,10 @@ def facts():
             tables.append([dict(zip(rows[0], row, strict=True)) for row in rows[2:]])
             rows = []
     return tables, " ".join(text.split())
+
+
+def network_of(config):
+    return make_task(config).network()
 
 
 def published(name, column):
@@ -156,7 +160,7 @@ class TestTorchcv:
         assert [train.max_iters] == numbers(published("iterations", column))
         weights = numbers(published("class weights", column))
         assert loss.class_weights == bool(weights)
-        assert not weights or build_loss(config, load_table(data.dataset)).weight.tolist() == pytest.approx(weights)
+        assert not weights or make_task(config).loss(ALONE).weight.tolist() == pytest.approx(weights)
 
         protocol = published("validation", column)
         if "sliding window" in protocol:
@@ -210,14 +214,14 @@ class TestTorchcv:
             },
         }
         case["nonlocal_"] |= {"use_out": False, "out_bn": False}
-        network = meta(build_model, load(f"cityscapes/{system}_r101"))
+        network = meta(network_of, load(f"cityscapes/{system}_r101"))
         assert structure(network) == structure(meta(build_segmentor, **networks.torchcv_network_options(case)))
         assert undecayed(network) == (QUERY_AND_KEY if row["no weight decay"] == "query, key" else set())
 
     @pytest.mark.parametrize(("system", "family"), TORCHCV_FAMILIES.items())
     def test_the_other_systems_are_torchcvs_down_to_the_dropout(self, system, family):
         case = {"family": family, "backbone": "deepbase_resnet101_dilated8", "num_classes": 19, "nonlocal_": None}
-        ours = structure(meta(build_model, load(f"cityscapes/{system}_r101")))
+        ours = structure(meta(network_of, load(f"cityscapes/{system}_r101")))
         assert ours == structure(meta(build_segmentor, **networks.torchcv_network_options(case)))
 
     @pytest.mark.parametrize(
@@ -234,7 +238,7 @@ class TestTorchcv:
         else:
             section |= {"whiten_type": ["ln_nostd"], "with_nl": True, "nowd": ["nl"]}
         case = {"family": family, "backbone": backbone, "num_classes": 19, "nonlocal_": section}
-        ours = structure(meta(build_model, load(f"cityscapes/{recipe}")))
+        ours = structure(meta(network_of, load(f"cityscapes/{recipe}")))
         assert ours == structure(meta(build_segmentor, **networks.torchcv_network_options(case)))
 
     @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if not recipe.startswith("cityscapes")])
@@ -248,7 +252,7 @@ def test_a_published_checkpoint_fills_the_recipes_network_completely(name, recip
     lines = (SPEC / "state_dict_keys" / f"{name}.txt").read_text().splitlines()
     entries = dict(line.split("\t") for line in lines)
     content = {key: torch.empty(json.loads(shape), device="meta") for key, shape in entries.items()}
-    network = meta(build_model, load(f"cityscapes/{recipe}"))
+    network = meta(network_of, load(f"cityscapes/{recipe}"))
     _, report = import_network(network, content, name)
     counters = {key for key in report.missing if key.endswith("num_batches_tracked")}
     assert set(report.missing) == counters and report.left_out == []
@@ -308,7 +312,7 @@ class TestMmsegmentation:
             "num_classes": len(load_table(config.data.dataset)),
             "head_args": {"reduction": 2, "use_scale": True, "mode": "embedded_gaussian", "temperature": 0.05},
         }
-        network = meta(build_model, config)
+        network = meta(network_of, config)
         expected = structure(meta(build_segmentor, **networks.mmseg_network_options(case)))
         ours = structure(network)
         for parts in (ours, expected):
@@ -341,7 +345,7 @@ def test_snl_is_its_authors_head_with_mmsegmentations_settings():
     case = {"family": "mmseg/FCNHead", "depth": 50, "align_corners": False, "num_classes": 19, "head_args": {}}
     spec = networks.mmseg_network_options(case)
     spec["head"] = {"name": "nonlocal", "block": {"name": "spectral", **options}}
-    assert structure(meta(build_model, config)) == structure(meta(build_segmentor, **spec))
+    assert structure(meta(network_of, config)) == structure(meta(build_segmentor, **spec))
 
 
 def results():

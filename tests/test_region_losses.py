@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib import region_losses
-from lib.losses import SegmentationLoss
-from lib.region_losses import dice_loss, lovasz_softmax
+from lib.losses import SegmentationLoss, regions
+from lib.losses.regions import dice_loss, lovasz_softmax
 
 LOSSES = [dice_loss, lovasz_softmax]
 
@@ -110,7 +109,7 @@ def test_the_classes_that_are_sorted_together_do_not_matter(monkeypatch, at_once
     logits.requires_grad_()
     expected = lovasz_softmax(logits, label)
     (gradient,) = torch.autograd.grad(expected, logits)
-    monkeypatch.setattr(region_losses, "SORTED_AT_ONCE", at_once)
+    monkeypatch.setattr(regions, "SORTED_AT_ONCE", at_once)
     loss = lovasz_softmax(logits, label)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], gradient)

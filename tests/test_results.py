@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from datasets.seg.classes import load_table
-from lib.config import DataConfig
-from lib.engine.results import ResultFiles, extremes, write_scores, zip_labels
 from lib.scores import Scores
+from lib.tasks.segmentation import DataConfig
+from lib.vis.results import ResultFiles, extremes, write_scores, zip_labels
 
 
 def read(path):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from numpy.polynomial import chebyshev
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models.blocks import spectral
 from lib.models.blocks.linear import normalised_affinity
 from lib.models.blocks.spectral import SpectralStage

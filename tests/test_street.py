@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from datasets.seg.street import draw_scene, write_dataset
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 EVALUATED = {7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33}

@@ -24,7 +24,7 @@ from torch import nn
 
 from exts.sync_bn import COMPILED, SyncBatchNorm, formulas
 from exts.sync_bn import module as sync_bn_module
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 ACTIVATIONS = ["none", "relu", "leaky_relu"]

@@ -6,9 +6,8 @@ import math
 import pytest
 import torch
 
-from datasets.seg.loader import train_loader
-from lib.engine.build import build_model, build_train_dataset
-from lib.recipes import load_config
+from lib.engine.loader import train_loader
+from lib.tasks import load_config, make_task
 
 
 def test_the_number_of_workers_does_not_change_a_loss(train, runs):
@@ -57,8 +56,8 @@ def test_accumulated_micro_batches_step_along_their_mean_gradient(train, runs):
     after = torch.load(runs("parts").checkpoint(), weights_only=True)["model"]
 
     config = load_config(runs("parts").path / "config.yaml", [])
-    model = build_model(config).train()
-    loader = train_loader(build_train_dataset(config), batch_size=2, iterations=1, seed=config.seed, workers=0)
+    model = make_task(config).network().train()
+    loader = train_loader(make_task(config).train_data(), batch_size=2, iterations=1, seed=config.seed, workers=0)
     batch = next(iter(loader))
     for image, label in zip(batch["image"], batch["label"], strict=True):
         outputs = model(image[None])

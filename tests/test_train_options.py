@@ -6,13 +6,12 @@ from itertools import chain
 import pytest
 import torch
 
-from lib.config import Config
-from lib.engine.build import build_model, build_train_dataset
-from lib.engine.checkpoint import load_weights, start_from
+from lib.base.errors import UserError
 from lib.engine.ema import WeightAverage
-from lib.errors import UserError
 from lib.models import BACKBONES, build_segmentor
-from lib.recipes import load_config
+from lib.tasks import load_config, make_task
+from lib.tasks.segmentation import SegmentationConfig
+from lib.weights.loading import load_weights, start_from
 
 EVERYTHING = (
     *("data.photometric=true", "data.rotation=10", "data.category_max_ratio=0.75", "data.include_val=true"),
@@ -81,7 +80,7 @@ def test_the_average_is_what_is_scored_and_what_a_fine_tuning_starts_from(train,
     coarse = runs("coarse")
     state = saved(coarse)
     assert not torch.equal(state["ema"]["head.classifier.weight"], state["model"]["head.classifier.weight"])
-    model = build_model(load_config(coarse.path / "config.yaml", []))
+    model = make_task(load_config(coarse.path / "config.yaml", [])).network()
     assert load_weights(model, coarse.checkpoint("best")) == 2
     assert all(torch.equal(tensor, state["ema"][name]) for name, tensor in model.state_dict().items())
     assert command("val", "tag=coarse").status == 0
@@ -135,7 +134,7 @@ def test_frozen_parts_have_no_gradients_and_stay_in_evaluation_mode():
 
 def test_a_training_leaves_the_frozen_stages_as_they_were(train, runs):
     assert train("tag", "train.freeze_stages=2", "train.max_iters=2").status == 0
-    before = build_model(load_config(runs("tag").path / "config.yaml", [])).state_dict()
+    before = make_task(load_config(runs("tag").path / "config.yaml", [])).network().state_dict()
     after = saved(runs("tag"))["model"]
     same = {name for name, tensor in before.items() if torch.equal(tensor, after[name])}
     frozen = {name for name in before if name.startswith(("backbone.stem.", "backbone.layer1.", "backbone.layer2."))}
@@ -149,7 +148,7 @@ def test_a_training_leaves_the_frozen_stages_as_they_were(train, runs):
 def test_gradients_are_scaled_down_to_the_largest_norm(train, runs):
     still = ("train.momentum=0", "train.weight_decay=0", "train.lr=0.5", "train.max_iters=1")
     assert train("tag", "train.clip_grad_norm=0.01", *still).status == 0
-    model = build_model(load_config(runs("tag").path / "config.yaml", []))
+    model = make_task(load_config(runs("tag").path / "config.yaml", [])).network()
     after = saved(runs("tag"))["model"]
     steps = [(after[name] - parameter.detach()).double().norm() for name, parameter in model.named_parameters()]
     assert torch.stack(steps).norm().item() == pytest.approx(0.5 * 0.01, rel=1e-2)
@@ -163,11 +162,11 @@ def test_a_resumed_run_may_change_its_losses_but_not_its_optimiser(train, comman
 
 
 def test_validation_images_are_learnt_too_on_demand(data_root):
-    config = Config()
+    config = SegmentationConfig()
     config.data.root = str(data_root)
-    assert len(build_train_dataset(config)) == 6
+    assert len(make_task(config).train_data()) == 6
     config.data.include_val = True
-    assert len(build_train_dataset(config)) == 9
+    assert len(make_task(config).train_data()) == 9
 
 
 @pytest.mark.slow

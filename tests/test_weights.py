@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models import build_segmentor
 from lib.models.backbones.resnet import ResNet
 from lib.weights import load_pretrained, read_file

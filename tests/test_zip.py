@@ -16,8 +16,8 @@ from datasets.seg.archive import Archive, ZipPath
 from datasets.seg.augment import Augmentation
 from datasets.seg.classes import load_table
 from datasets.seg.dataset import EvalDataset, Pixels, Sample, TrainDataset, has_labels, list_samples
-from datasets.seg.loader import eval_loader, train_loader
-from lib.errors import UserError
+from lib.base.errors import UserError
+from lib.engine.loader import eval_loader, train_loader
 
 PIXELS = Pixels("bgr", mean=(102.9801, 115.9465, 122.7717), std=(1.0, 1.0, 1.0))
 TABLE = load_table("cityscapes")

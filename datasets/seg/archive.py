@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from isal import isal_zlib
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 """What stands before a member's data: signature, ..., length of its name and of an extra field (APPNOTE 4.3.7)."""

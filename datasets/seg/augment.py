@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from datasets.seg.photometric import Distortion, draw_distortion
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 DRIFT = 1 / 1024
 """How far, in source pixels, a partial resize may lie beside the full one: a quarter grey level at an edge of 255."""

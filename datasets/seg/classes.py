@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 IGNORE = 255
 """Train id of pixels that neither the loss nor the scores count."""

@@ -23,7 +23,7 @@ from datasets.seg.augment import (
 )
 from datasets.seg.classes import IGNORE, UNKNOWN, ClassTable
 from datasets.seg.files import ImageFile, LabelFile, open_image
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -273,6 +273,11 @@ class EvalDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the samples have labels."""
+        return all(sample.label is not None for sample in self.samples)
 
     def __getitem__(self, index: int) -> dict:
         sample = self.samples[index]

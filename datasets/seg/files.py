@@ -7,7 +7,7 @@ import numpy as np
 
 from datasets.seg.archive import ZipPath
 from datasets.seg.png import SIGNATURE, Png, PngError, imdecode
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 
 class ImageFile:

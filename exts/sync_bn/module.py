@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from exts.sync_bn.ops import COMPILED, NormaliseInPlace
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 ACTIVATIONS = ("none", "relu", "leaky_relu")
 

@@ -13,7 +13,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import image as image_summary
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 
 class Board:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 PATIENCE_SECONDS = 20
 """How long a process that lost the others leaves the word to the one that failed before it tells what it saw itself."""

@@ -23,7 +23,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError
 from torch.distributed.run import parse_args, run
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 SCRIPT = Path(__file__).parents[2] / "main.py"
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lib.atomic import write_atomically
-from lib.errors import UserError
+from lib.base.atomic import write_atomically
+from lib.base.errors import UserError
 
 logger = logging.getLogger("trainer")
 
@@ -89,10 +89,15 @@ class Progress:
 
 
 class MetricsFile:
-    """``metrics.jsonl``: one JSON object a line, kept whole across interruptions."""
+    """``metrics.jsonl``: one JSON object a line, kept whole across interruptions.
 
-    def __init__(self, path: Path):
-        self.path = path
+    Args:
+        path: of the file.
+        score: a name that the rows of validations have and no others.
+    """
+
+    def __init__(self, path: Path, score: str):
+        self.path, self.score = path, score
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row; it is in the file when this returns."""
@@ -115,7 +120,7 @@ class MetricsFile:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            is_repeated = validation_is_due and "miou" in row
+            is_repeated = validation_is_due and self.score in row
             if row["iter"] < iteration or (row["iter"] == iteration and not is_repeated):
                 kept.append(line + "\n")
         write_atomically(self.path, lambda file: file.write("".join(kept).encode()))

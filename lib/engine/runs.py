@@ -1,4 +1,4 @@
-"""The run folder: where a run's files lie, and how train, resume, val and test find them."""
+"""The run folder: where a run's files lie, and who may write them."""
 
 import fcntl
 import os
@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lib.atomic import write_atomically
+from lib.base.atomic import write_atomically
+from lib.base.errors import UserError
 from lib.config import Config
-from lib.errors import UserError
-from lib.recipes import load_config, to_yaml
+from lib.recipes import to_yaml
 
 
 class RunFolder:
@@ -89,21 +89,3 @@ class RunFolder:
             f"run '{self.tag}' has no checkpoint in {self.checkpoints}: train it with overwrite=true, "
             "or give checkpoint=FILE"
         )
-
-
-def open_run(recipe: str, overrides: list[str], needs_run: bool) -> tuple[Config, RunFolder]:
-    """The configuration and folder of an existing run.
-
-    What the run recorded in its ``config.yaml`` counts, not the recipe; ``overrides`` still come last. With
-    ``needs_run`` False, ``checkpoint=FILE`` stands in for a run that was never trained here.
-    """
-    config = load_config(recipe, overrides)
-    folder = RunFolder(config)
-    if folder.config.exists():
-        recorded = load_config(folder.config, overrides)
-        recorded.recipe, recorded.tag = config.recipe, config.tag
-        return recorded, folder
-    if needs_run or not config.checkpoint.file:
-        remedy = "train it first" if needs_run else "train it first, or give checkpoint=FILE"
-        raise UserError(f"there is no run of tag '{config.tag}' in {folder.path}: {remedy}")
-    return config, folder

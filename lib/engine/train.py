@@ -2,61 +2,45 @@
 
 import math
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
-from datasets.seg.classes import load_table
-from datasets.seg.loader import eval_loader, train_loader
 from exts.sync_bn import convert_sync_batchnorm
-from lib.config import Config
+from lib import optim
+from lib.base.errors import UserError
+from lib.base.processes import catch_signals
+from lib.config import Config, TrainConfig
 from lib.engine.board import Board
-from lib.engine.build import (
-    build_eval_dataset,
-    build_loss,
-    build_model,
-    build_optimizer,
-    build_schedule,
-    build_train_dataset,
-    require_compiler,
-)
-from lib.engine.checkpoint import (
-    CheckpointFiles,
-    averaged_weights,
-    load_checkpoint,
-    load_model,
-    random_state,
-    restore_random_state,
-    start_from,
-)
+from lib.engine.checkpoint import CheckpointFiles, random_state, restore_random_state
 from lib.engine.distribute import World, join_world, use_bfloat16
 from lib.engine.ema import WeightAverage
 from lib.engine.evaluate import Evaluator
+from lib.engine.loader import eval_loader, train_loader
 from lib.engine.log import MetricsFile, Progress, log_to, logger, memory_gib
-from lib.engine.runs import RunFolder, open_run
-from lib.engine.stop import catch_signals
-from lib.errors import UserError
-from lib.recipes import load_config
-from lib.vis.overlay import denormalise, overlay
+from lib.engine.runs import RunFolder
+from lib.engine.task import Task
+from lib.weights.loading import averaged_weights, load_checkpoint, load_model, start_from
 
 
-def train(recipe: str, overrides: list[str]) -> None:
-    """Train a new run from ``recipe``; what torchrun restarts goes on from the last checkpoint it left, if any."""
-    config = load_config(recipe, overrides)
-    folder = RunFolder(config)
+def train(task: Task, config: Config, folder: RunFolder) -> None:
+    """Train a new run; what torchrun restarts goes on from the last checkpoint it left, if any."""
     with join_world(config.device) as world:
         launches = [launch for launch in world.gather(os.environ.get("LAUNCH_ID")) if launch]
         # One process looks for all: to the others, the folder may already show what this one makes next.
         checkpoint = world.gather(folder.restart(config, launches) if world.is_main else None)[0]
         if checkpoint:
             config.pretrained = ""
-        trainer = Trainer(config, folder, world)
+        trainer = Trainer(task, config, folder, world)
         if checkpoint:
             trainer.restore(checkpoint)
         elif world.is_main:
@@ -65,15 +49,52 @@ def train(recipe: str, overrides: list[str]) -> None:
         trainer.run()
 
 
-def resume(recipe: str, overrides: list[str]) -> None:
+def resume(task: Task, config: Config, folder: RunFolder) -> None:
     """Continue a run from its last checkpoint, or from ``checkpoint=FILE``."""
-    config, folder = open_run(recipe, overrides, needs_run=True)
     config.pretrained = ""
     path = folder.checkpoint(config, ("latest",))
     with join_world(config.device) as world:
-        trainer = Trainer(config, folder, world)
+        trainer = Trainer(task, config, folder, world)
         trainer.restore(path)
         trainer.run()
+
+
+def require_compiler() -> None:
+    """Raise UserError where ``torch.compile`` would find no C++ compiler."""
+    compiler = os.environ.get("CXX", "g++")
+    if not shutil.which(compiler):
+        raise UserError(
+            f"train.compile=true, but there is no compiler {compiler}: install it, or use train.compile=false"
+        )
+
+
+def build_optimizer(train: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of what is not frozen in ``network``."""
+    return optim.build_optimizer(
+        network,
+        train.optimizer,
+        lr=train.lr,
+        momentum=train.momentum,
+        betas=train.betas,
+        weight_decay=train.weight_decay,
+        head_lr_factor=train.head_lr_factor,
+    )
+
+
+def build_schedule(train: TrainConfig, optimizer: torch.optim.Optimizer, iteration: int = 0) -> LambdaLR:
+    """The learning rates from ``iteration`` on."""
+    return optim.build_schedule(
+        optimizer,
+        train.schedule,
+        max_iters=train.max_iters,
+        power=train.power,
+        min_lr=train.min_lr,
+        steps=train.steps,
+        step_factor=train.step_factor,
+        warmup_iters=train.warmup_iters,
+        warmup_start=train.warmup_start,
+        iteration=iteration,
+    )
 
 
 class Trainer:
@@ -83,31 +104,31 @@ class Trainer:
         UserError: from whichever part the user's configuration, data or files make impossible.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, world: World):
-        self.config, self.folder, self.world = config, folder, world
-        self.table = load_table(config.data.dataset)
-        if config.train.compile:
+    def __init__(self, task: Task, config: Config, folder: RunFolder, world: World):
+        self.task, self.config, self.folder, self.world = task, config, folder, world
+        settings = config.train
+        if settings.compile:
             require_compiler()
-        self.train_data = build_train_dataset(config)
-        self.val_data = build_eval_dataset(config, "val") if config.val.interval else None
-        self.loss = build_loss(config, self.table, world).to(world.device)
-        self.model = build_model(config)
+        self.train_data = task.train_data()
+        self.val_data = task.eval_data("val") if config.val.interval else None
+        self.loss = task.loss(world).to(world.device)
+        self.model = task.network()
         self.notes = []
         if config.pretrained:
             self.notes.append(start_from(self.model, config.pretrained))
         if world.size > 1:
             convert_sync_batchnorm(self.model)
-        self.model.freeze(stages=config.train.freeze_stages, norm=config.train.freeze_norm)
-        self.memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+        self.model.freeze(stages=settings.freeze_stages, norm=settings.freeze_norm)
+        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.model.to(world.device, memory_format=self.memory_format)
-        self.bfloat16 = use_bfloat16(config.train.amp, world.device)
-        self.average = WeightAverage(self.model, config.train.ema) if config.train.ema else None
-        self.evaluator = Evaluator(config, self.average.network if self.average else self.model, world)
-        self.optimizer = build_optimizer(config, self.model)
-        self.schedule = build_schedule(config, self.optimizer)
+        self.bfloat16 = use_bfloat16(settings.amp, world.device)
+        self.average = WeightAverage(self.model, settings.ema) if settings.ema else None
+        self.evaluator = Evaluator(task, self.average.network if self.average else self.model, world, settings)
+        self.optimizer = build_optimizer(settings, self.model)
+        self.schedule = build_schedule(settings, self.optimizer)
         self.checkpoints = CheckpointFiles(folder.checkpoints, config.checkpoint.keep)
         self.iteration = 0
-        self.best_miou = -1.0
+        self.best_score = -1.0
         self.validation_is_due = False
         # Losses of the steps since the last row: still on the device, and already checked.
         self.unchecked: list[tuple[int, list[str], Tensor]] = []
@@ -115,6 +136,11 @@ class Trainer:
         self.loss_names: list[str] = []
         torch.manual_seed(config.seed + 1 + world.rank)
         self.random_state = random_state(world.device)
+
+    @property
+    def _best_key(self) -> str:
+        """What a checkpoint calls the best score so far: ``best_miou``, for one."""
+        return f"best_{self.task.best}"
 
     def restore(self, path: Path) -> None:
         """Take everything from a checkpoint: the next iteration is the one that would have followed."""
@@ -134,8 +160,8 @@ class Trainer:
             raise UserError(f"cannot resume from {path}: {error}") from None
         for group, setting in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(setting)
-        self.schedule = build_schedule(self.config, self.optimizer, self.iteration)
-        self.best_miou = state["best_miou"]
+        self.schedule = build_schedule(self.config.train, self.optimizer, self.iteration)
+        self.best_score = state[self._best_key]
         self.validation_is_due = state["validation_is_due"]
         self.unlogged, self.loss_names = state["unlogged"], state.get("loss_names", [])
         if self.world.rank < len(state["random"]):
@@ -185,7 +211,7 @@ class Trainer:
         stack.callback(self.progress.close)
         self.metrics = self.board = None
         if world.is_main:
-            self.metrics = MetricsFile(self.folder.metrics)
+            self.metrics = MetricsFile(self.folder.metrics, self.task.best)
             self.metrics.rewind(self.iteration, self.validation_is_due)
             self.board = Board(self.folder.path, first_iteration=self.iteration + 1)
             stack.callback(self.board.close)
@@ -320,10 +346,9 @@ class Trainer:
         config, world = self.config, self.world
         pictures = []
 
-        def keep_picture(meta: dict, image: Tensor, train_ids) -> None:
+        def keep_picture(meta: dict, image: Tensor, prediction: Any) -> None:
             if world.is_main and len(pictures) < config.val.pictures:
-                shown = denormalise(image, config.data.mean, config.data.std, config.data.color_order)
-                pictures.append((meta["name"], overlay(shown, train_ids, self.table.palette)))
+                pictures.append((meta["name"], self.task.picture(image, prediction)))
 
         with eval_loader(
             self.val_data,
@@ -332,23 +357,21 @@ class Trainer:
             workers=config.data.workers,
             pin_memory=world.device.type == "cuda",
         ) as loader:
-            scores = self.evaluator(loader, keep_picture, stop=caught)
-        self.validation_is_due = scores is None
-        if scores is None:
+            self.validation_is_due = not self.evaluator(loader, keep_picture, stop=caught)
+        if self.validation_is_due:
             return False
-        is_best = scores.miou > self.best_miou
-        self.best_miou = max(self.best_miou, scores.miou)
+        result = self.task.describe(self.evaluator.tally.scores())
+        is_best = result.best > self.best_score
+        self.best_score = max(self.best_score, result.best)
         if world.is_main:
-            self.metrics.append({"iter": self.iteration, **scores.as_dict()})
-            self.board.scalars({"val/miou": scores.miou, "val/pixel_accuracy": scores.pixel_accuracy}, self.iteration)
-            named = zip(self.table.names, scores.iou, strict=True)
-            self.board.scalars({f"val_iou/{name}": iou for name, iou in named if not math.isnan(iou)}, self.iteration)
+            self.metrics.append({"iter": self.iteration, **result.row})
+            self.board.scalars(result.curves, self.iteration)
             for name, picture in pictures:
                 self.board.picture(f"val/{name}", picture, self.iteration)
         seconds = time.perf_counter() - started
         logger.info(
-            f"iter {self.iteration}  val mIoU {100 * scores.miou:.2f}{' (best so far)' if is_best else ''}  "
-            f"pixel accuracy {100 * scores.pixel_accuracy:.2f}  {len(self.val_data)} images in {seconds:.1f} s"
+            f"iter {self.iteration}  val {result.headline}{' (best so far)' if is_best else ''}  "
+            f"{result.details}  {len(self.val_data)} images in {seconds:.1f} s"
         )
         self.clock_since += seconds
         return is_best
@@ -366,7 +389,7 @@ class Trainer:
                 "iteration": self.iteration,
                 "sampler": {"position": self.iteration * self.config.train.batch_size},
                 "random": random,
-                "best_miou": self.best_miou,
+                self._best_key: self.best_score,
                 "validation_is_due": self.validation_is_due,
                 "unlogged": self.unlogged,
                 "loss_names": self.loss_names,

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 
 def choose(registry: Mapping[str, Callable], name: Any, *, path: str) -> Callable:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from lib.atomic import write_atomically
+from lib.base.atomic import write_atomically
 
 WHITE = 255
 

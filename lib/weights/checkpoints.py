@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.weights.comparison import COUNTER, Comparison, compare, describe
 from lib.weights.names import rename
 from lib.weights.networks import TORCHCV_NETWORK, mmseg_table

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.weights.unpickle import Refused, read_data
 
 

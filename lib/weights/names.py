@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 Table = Sequence[tuple[str, str]]
 """Regular expressions of a name's beginning and what replaces it; the first that matches counts."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.weights.names import RESNET, TORCHCV, Table, convert, nest
 from lib.weights.nonlocal_blocks import (
     GLOBAL_CONTEXT,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.weights.names import DISENTANGLED, Table
 
 # torchcv's `nonlocal_bn`: the names of `nonlocal_nowd` and the whitening norms

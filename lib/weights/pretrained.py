@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.weights.comparison import COUNTER, compare, describe
 from lib.weights.files import read_file
 from lib.weights.names import Table, rename

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.weights.names import Table
 
 # `Stage` and `SNLStage` of the SNL authors' code, whatever units they hold

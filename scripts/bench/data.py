@@ -21,7 +21,7 @@ from datasets.seg.augment import Augmentation, Draw, draw, source_rows
 from datasets.seg.classes import IGNORE, UNKNOWN, ClassTable, load_table
 from datasets.seg.dataset import Pixels, Sample, TrainDataset, list_samples, open_pair
 from datasets.seg.files import read_image, read_label
-from datasets.seg.loader import start_worker
+from lib.engine.loader import start_worker
 
 WIDTH, HEIGHT = 2048, 1024
 PIXELS = Pixels("bgr", mean=(102.9801, 115.9465, 122.7717), std=(1.0, 1.0, 1.0))

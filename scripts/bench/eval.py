@@ -28,12 +28,12 @@ from torch import Tensor
 
 from datasets.seg.classes import ClassTable, load_table
 from lib.engine.distribute import use_bfloat16
-from lib.engine.infer import Segmentor, predict, predictor, window_starts
-from lib.engine.score import LabelPair, class_matrix, count_pairs, find_pairs
-from lib.metrics import ConfusionMatrix
+from lib.inference import Segmentor, predict, predictor, window_starts
 from lib.models import build_segmentor
 from lib.models.blocks import nonlocal_block
 from lib.scores import Scores
+from lib.scores.confusion import ConfusionMatrix
+from lib.scores.folders import LabelPair, class_matrix, count_pairs, find_pairs
 from lib.vis.overlay import write_picture
 
 WINDOW, STRIDE = 769, 512

@@ -18,7 +18,7 @@ from memory import added_megabytes, peak_in_subprocess
 from torch import nn
 
 from exts.sync_bn import COMPILED, SyncBatchNorm
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 SHAPES = [(2, 64, 385, 385), (2, 256, 193, 193), (2, 512, 97, 97), (2, 2048, 97, 97)]
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

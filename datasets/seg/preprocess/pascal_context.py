@@ -17,7 +17,7 @@ from datasets.seg.classes import load_table
 from datasets.seg.preprocess.matlab import read_matlab
 from datasets.seg.preprocess.raw import read_names
 from datasets.seg.preprocess.runner import SPLITS, LabelError, Pair, main
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 JSON = "trainval_merged.json"
 JSON_LAYOUT = f"JPEGImages/*.jpg and {JSON}"

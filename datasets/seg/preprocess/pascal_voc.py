@@ -13,7 +13,7 @@ import numpy as np
 from datasets.seg.preprocess.matlab import read_matlab
 from datasets.seg.preprocess.raw import read_names, read_palette
 from datasets.seg.preprocess.runner import LabelError, Pair, main
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 LAYOUT = "JPEGImages/*.jpg, SegmentationClass/*.png and ImageSets/Segmentation/{train,val}.txt, perhaps test.txt"
 SBD_LAYOUT = "cls/*.mat, {train,val}.txt and img/*.jpg, or a folder 'dataset' of these"

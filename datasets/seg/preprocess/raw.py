@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.seg.preprocess.runner import LabelError, Pair, visible_files
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg")
 

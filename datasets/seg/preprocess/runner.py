@@ -24,8 +24,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from datasets.seg.classes import UNKNOWN, ClassTable, load_table
-from lib.atomic import write_atomically
-from lib.errors import UserError
+from lib.base.atomic import write_atomically
+from lib.base.errors import UserError
 
 SPLITS = ("train", "val", "test")
 KINDS = ("image", "label")

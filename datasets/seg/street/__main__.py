@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from datasets.seg.street.write import SPLITS, write_dataset
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 
 def main() -> int:

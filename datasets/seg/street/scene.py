@@ -11,7 +11,7 @@ import numpy as np
 from datasets.seg.street import people, scenery, surroundings, vehicles
 from datasets.seg.street.canvas import Canvas, Colour, shade
 from datasets.seg.street.photo import photograph
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 SMALLEST = (64, 48)
 

@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.seg.street.scene import draw_scene
-from lib.atomic import write_atomically
-from lib.errors import UserError
+from lib.base.atomic import write_atomically
+from lib.base.errors import UserError
 
 SPLITS = ("train", "val", "test")
 CITY = "toytown"

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models.backbones.resnet import BasicBlock, Bottleneck
 from lib.models.common import ConvNorm, ConvNormRelu, initialise_convolutions
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models.common import ConvNorm, initialise_convolutions
 
 # The paper's table 2: expansion, channels, number of units, stride of the first one.

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models.common import initialise_convolutions
 
 DEPTHS = (20, 32, 44, 56, 110)

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models.common import ConvNormRelu, initialise_convolutions
 
 

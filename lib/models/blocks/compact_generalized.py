@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models.blocks.nonlocal_block import CONVS
 
 

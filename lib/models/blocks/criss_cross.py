@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 
 class CrissCrossAttention(nn.Module):

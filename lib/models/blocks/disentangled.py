@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import nn
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models.blocks.nonlocal_block import NonLocal
 
 WHITENINGS = ("none", "instance", "layer", "batch")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models.blocks.attention import attend, attention_rows
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lib.errors import UserError
+from lib.base.errors import UserError
 from lib.models.blocks.attention import attend, attention_rows
 from lib.models.blocks.linear import LinearAffinity, normalised_affinity, relu_affinity
 from lib.models.blocks.nonlocal_block import CONVS, NORMS

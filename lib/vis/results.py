@@ -12,10 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from datasets.seg.classes import ClassTable
-from datasets.seg.dataset import EvalDataset
+from datasets.seg.dataset import EvalDataset, Pixels
 from datasets.seg.files import read_label
-from lib.atomic import write_atomically
-from lib.config import DataConfig
+from lib.base.atomic import write_atomically
 from lib.scores import Scores
 from lib.vis.confusion import confusion_picture
 from lib.vis.errors import error_sheet
@@ -28,11 +27,11 @@ class ResultFiles:
     Args:
         folder: of the split.
         table: the dataset's classes.
-        data: how images were normalised.
+        pixels: how images were normalised.
     """
 
-    def __init__(self, folder: Path, table: ClassTable, data: DataConfig):
-        self.folder, self.table, self.data = folder, table, data
+    def __init__(self, folder: Path, table: ClassTable, pixels: Pixels):
+        self.folder, self.table, self.pixels = folder, table, pixels
         for name in ("label", "vis"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.pool = ThreadPoolExecutor(2)
@@ -47,7 +46,7 @@ class ResultFiles:
 
     def _write(self, name: str, image: Tensor, train_ids: np.ndarray) -> None:
         write_picture(self.folder / "label" / f"{name}.png", self.table.id_of[train_ids])
-        picture = denormalise(image, self.data.mean, self.data.std, self.data.color_order)
+        picture = denormalise(image, self.pixels.mean, self.pixels.std, self.pixels.color_order)
         write_picture(self.folder / "vis" / f"{name}.jpg", overlay(picture, train_ids, self.table.palette))
 
     def close(self) -> None:
@@ -101,17 +100,17 @@ def clear_extremes(folder: Path) -> None:
     shutil.rmtree(folder / "extremes", ignore_errors=True)
 
 
-def write_extremes(folder: Path, chosen: dict[str, str], dataset: EvalDataset, data: DataConfig) -> None:
+def write_extremes(folder: Path, chosen: dict[str, str], dataset: EvalDataset) -> None:
     """Write ``extremes/<file name>.jpg``, image, label, prediction and errors, of the ``chosen`` {name: file name}.
 
     The predictions are read from ``label/``, so that no more than one image need be held at a time.
     """
-    table = dataset.table
+    table, pixels = dataset.table, dataset.pixels
     for index, sample in enumerate(dataset.samples):
         if sample.name not in chosen:
             continue
         item = dataset[index]
-        picture = denormalise(item["image"], data.mean, data.std, data.color_order)
+        picture = denormalise(item["image"], pixels.mean, pixels.std, pixels.color_order)
         prediction = table.train_id_of[read_label(folder / "label" / f"{sample.name}.png")]
         label = item["label"].numpy().astype(np.uint8)
         (folder / "extremes").mkdir(exist_ok=True)

@@ -1,10 +1,13 @@
 """The confusion matrix of a segmentation, counted on the device."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from lib.errors import UserError
-from lib.scores import Scores
+from lib.base.errors import UserError
+from lib.base.peers import Peers
+from lib.scores.segmentation import Scores
 
 
 class ConfusionMatrix:
@@ -62,3 +65,35 @@ class ConfusionMatrix:
     def scores(self) -> Scores:
         """Scores of all that was counted."""
         return Scores.of(self.matrix.cpu().numpy())
+
+
+class Tally:
+    """What an evaluation counts: the pixels of all images in one matrix, and each image's own mIoU.
+
+    Args:
+        num_classes, device: as for ``ConfusionMatrix``.
+
+    Attributes:
+        confusion: of this process's images; of all processes' images once they have summed theirs.
+        image_miou: of each image that this process evaluated, by its name.
+    """
+
+    def __init__(self, num_classes: int, *, device: torch.device | str = "cpu") -> None:
+        self.confusion = ConfusionMatrix(num_classes, device=device)
+        self.image_miou: dict[str, float] = {}
+
+    def add(self, batch: dict[str, Any], predictions: Tensor) -> None:
+        """Count train ids [B, H, W] predicted for a batch with labels; those of one without do not count."""
+        if "label" not in batch:
+            return
+        for meta, prediction, label in zip(batch["meta"], predictions, batch["label"], strict=True):
+            counts = self.confusion.update(prediction, label)
+            self.image_miou[meta["name"]] = Scores.of(counts.cpu().numpy()).miou
+
+    def sum(self, peers: Peers) -> None:
+        """Add up the counts of all processes."""
+        peers.sum(self.confusion.matrix)
+
+    def scores(self) -> Scores:
+        """Scores of all that was counted."""
+        return self.confusion.scores()

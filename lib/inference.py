@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.seg.augment import fit_factor
-from lib.errors import UserError
+from lib.base.errors import UserError
 
 Segmentor = Callable[[Tensor], dict[str, Tensor]]
 """image [B, 3, H, W] -> {"out": logits [B, K, H, W], ...}"""

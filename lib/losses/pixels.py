@@ -1,17 +1,11 @@
-"""Losses of single pixels: cross entropy, OHEM, focal; and the sum of losses over the outputs of a segmentor."""
-
-from collections.abc import Mapping, Sequence
+"""Losses of single pixels: cross entropy, OHEM, focal."""
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from lib.errors import UserError
-from lib.peers import ALONE, Peers
-from lib.region_losses import dice_loss, lovasz_softmax
-
-LOSSES = ("ohem", "cross_entropy", "focal", "dice", "lovasz")
-"""Names of the losses of the main output."""
+from lib.base.errors import UserError
+from lib.base.peers import ALONE, Peers
 
 
 def cross_entropy(
@@ -108,7 +102,7 @@ def _pixel_terms(logits: Tensor, label: Tensor, weight: Tensor | None, ignore: i
     """Of each pixel, [B, h, w]: negative log-likelihood, class weight (both 0 where ignored), whether it is valid."""
     if weight is not None and len(weight) != logits.shape[1]:
         raise UserError(f"{len(weight)} class weights for {logits.shape[1]} classes: give one weight for each class")
-    label = _at_size(label, logits.shape[-2:])
+    label = at_size(label, logits.shape[-2:])
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     nll = F.cross_entropy(logits, label, ignore_index=ignore, reduction="none")
     valid = label != ignore
@@ -117,7 +111,7 @@ def _pixel_terms(logits: Tensor, label: Tensor, weight: Tensor | None, ignore: i
     return nll, weight.float()[label.masked_fill(~valid, 0)] * valid, valid
 
 
-def _at_size(label: Tensor, size: tuple[int, int]) -> Tensor:
+def at_size(label: Tensor, size: tuple[int, int]) -> Tensor:
     """``label`` resized to ``size`` (height, width) by nearest neighbour."""
     if label.shape[-2:] == size:
         return label
@@ -140,88 +134,3 @@ def _hardness_bound(probability: Tensor, valid: Tensor, threshold: float, kept: 
     if peers.size > 1:
         smallest = peers.concatenate(smallest).topk(k + 1, largest=False, sorted=False).values
     return smallest.max()
-
-
-class SegmentationLoss(nn.Module):
-    """The loss of a segmentor: that of "out", further ones of it, and cross entropy of "aux", each times its weight.
-
-    Args:
-        name: the loss of the main output, one of ``LOSSES``.
-        extra: names and weights of further losses of the main output.
-        weight: K class weights, for both outputs, or None; Dice and Lovász loss have no use for them.
-        ignore: train id of the pixels that do not count.
-        ohem_threshold, ohem_min_kept: ``threshold`` and ``min_kept`` of ``ohem_cross_entropy``.
-        focal_gamma: ``gamma`` of ``focal_loss``.
-        aux_weight: factor of the auxiliary loss in the total.
-        peers: the processes that share a batch; Dice and Lovász loss are means of theirs.
-
-    Raises:
-        UserError: for an unknown name, a threshold outside 0..1 or fewer than 0 kept pixels.
-    """
-
-    def __init__(
-        self,
-        name: str = "ohem",
-        *,
-        extra: Mapping[str, float] | None = None,
-        weight: Sequence[float] | None = None,
-        ignore: int = 255,
-        ohem_threshold: float = 0.7,
-        ohem_min_kept: int = 100_000,
-        focal_gamma: float = 2.0,
-        aux_weight: float = 0.4,
-        peers: Peers = ALONE,
-    ) -> None:
-        super().__init__()
-        for known in (name, *(extra or {})):
-            if known not in LOSSES:
-                raise UserError(f"unknown loss '{known}': choose one of {', '.join(LOSSES)}")
-        if not 0 <= ohem_threshold <= 1:
-            raise UserError(f"OHEM threshold {ohem_threshold} is not a probability: choose one in 0..1")
-        if ohem_min_kept < 0:
-            raise UserError(f"OHEM cannot keep {ohem_min_kept} pixels: choose 0 or more")
-        self.name = name
-        self.extra = dict(extra or {})
-        self.ignore = ignore
-        self.ohem_threshold = ohem_threshold
-        self.ohem_min_kept = ohem_min_kept
-        self.focal_gamma = focal_gamma
-        self.aux_weight = aux_weight
-        self.peers = peers
-        # Not persistent: the weights belong to the recipe, not to a checkpoint.
-        self.register_buffer("weight", None if weight is None else torch.tensor(weight).float(), persistent=False)
-
-    def forward(self, outputs: dict[str, Tensor], label: Tensor) -> dict[str, Tensor]:
-        """Losses of one batch.
-
-        Args:
-            outputs: logits "out" and, where the segmentor has an auxiliary head, "aux", each [B, K, h, w].
-            label: int64 [B, H, W], train ids.
-
-        Returns:
-            Scalars: "loss", to differentiate; "out", the further losses by their names and, if given, "aux" (none of
-            them weighted yet), detached, to log.
-        """
-        logits = outputs["out"]
-        losses = {"out": self._main(self.name, logits, label)}
-        weights = {"out": 1.0, **self.extra}
-        losses |= {name: self._main(name, logits, label) for name in self.extra}
-        if "aux" in outputs:
-            losses["aux"] = cross_entropy(outputs["aux"], label, self.weight, self.ignore, peers=self.peers)
-            weights["aux"] = self.aux_weight
-        total = sum(weights[name] * loss for name, loss in losses.items())
-        return {"loss": total, **{name: loss.detach() for name, loss in losses.items()}}
-
-    def _main(self, name: str, logits: Tensor, label: Tensor) -> Tensor:
-        """One of ``LOSSES`` of the main output."""
-        common = {"weight": self.weight, "ignore": self.ignore, "peers": self.peers}
-        if name == "ohem":
-            return ohem_cross_entropy(
-                logits, label, threshold=self.ohem_threshold, min_kept=self.ohem_min_kept, **common
-            )
-        if name == "cross_entropy":
-            return cross_entropy(logits, label, **common)
-        if name == "focal":
-            return focal_loss(logits, label, gamma=self.focal_gamma, **common)
-        region_loss = {"dice": dice_loss, "lovasz": lovasz_softmax}[name]
-        return region_loss(logits, _at_size(label, logits.shape[-2:]), self.ignore)

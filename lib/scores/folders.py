@@ -1,4 +1,4 @@
-"""The phase ``evaluate``: scores of a folder of label images against another; needs no PyTorch."""
+"""Scores of a folder of label images against another; needs no PyTorch."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from datasets.seg.classes import IGNORE, UNKNOWN, ClassTable, load_table
 from datasets.seg.files import read_label
-from lib.atomic import write_atomically
-from lib.errors import UserError
+from lib.base.atomic import write_atomically
+from lib.base.errors import UserError
 from lib.scores import Scores
 
 FRAMES = {"cityscapes": re.compile(r"[^_]+_\d{6}_\d{6}")}

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from datasets.seg.dataset import EvalDataset, TrainDataset
-from lib.engine.stop import end_with_parent
-from lib.errors import UserError
+from lib.base.errors import UserError
+from lib.base.processes import end_with_parent
+from lib.engine.task import Data
 
 
 class TrainStream(Sampler):
@@ -163,7 +163,7 @@ def _collate(items: list[dict | UserError]) -> dict | UserError:
 
 
 def train_loader(
-    dataset: TrainDataset,
+    dataset: Data,
     *,
     batch_size: int,
     micro_batch: int = 0,
@@ -193,9 +193,7 @@ def train_loader(
     return Loader(dataset, workers=workers, batch_sampler=stream, pin_memory=pin_memory)
 
 
-def eval_loader(
-    dataset: EvalDataset, *, rank: int = 0, world_size: int = 1, workers: int, pin_memory: bool = False
-) -> Loader:
+def eval_loader(dataset: Data, *, rank: int = 0, world_size: int = 1, workers: int, pin_memory: bool = False) -> Loader:
     """Loader of single images (batch size 1): every ``world_size``-th of the dataset from ``rank`` on."""
     share = range(rank, len(dataset), world_size)
     return Loader(dataset, workers=workers, sampler=share, batch_size=1, pin_memory=pin_memory)

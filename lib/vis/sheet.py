@@ -1,9 +1,5 @@
-"""A sheet that compares predictions with labels.
+"""A sheet that compares predictions with labels."""
 
-``python -m lib.vis.compare --data DATA_DIR/val --prediction RUN/val/label --dataset cityscapes --out sheet.jpg``
-"""
-
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +7,8 @@ import numpy as np
 from datasets.seg.classes import load_table
 from datasets.seg.dataset import list_samples
 from datasets.seg.files import read_image, read_label
-from lib.errors import UserError
-from lib.vis.overlay import legend, panel, write_picture
+from lib.base.errors import UserError
+from lib.vis.overlay import legend, panel
 
 
 def comparison_sheet(split: Path, predictions: Path, dataset: str, count: int) -> np.ndarray:
@@ -38,24 +34,3 @@ def comparison_sheet(split: Path, predictions: Path, dataset: str, count: int) -
     return np.vstack(
         [part for row in rows for part in (row, gap)] + [legend(table.names, table.palette, present, gap.shape[1])]
     )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data", type=Path, required=True, metavar="DATA_DIR/SPLIT", help="a split of a prepared dataset"
-    )
-    parser.add_argument("--prediction", type=Path, required=True, metavar="DIR", help="label PNGs of a run")
-    parser.add_argument("--dataset", required=True, help="whose classes and ids")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".jpg or .png to write")
-    parser.add_argument("--count", type=int, default=3, help="rows")
-    arguments = parser.parse_args()
-    try:
-        sheet = comparison_sheet(arguments.data, arguments.prediction, arguments.dataset, arguments.count)
-        write_picture(arguments.out, sheet)
-    except (UserError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
-
-
-if __name__ == "__main__":
-    main()

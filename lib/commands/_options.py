@@ -1,0 +1,50 @@
+"""Options that commands share: ``--config FILE``, ``--print-config`` and ``key=value``; and numbers with a bound."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any
+
+SETTING = re.compile(r"[A-Za-z_][\w.]*=")
+"""How a word begins that sets a key."""
+
+
+def add_configuration(
+    parser: argparse.ArgumentParser, *, required: bool = True, words: str = "configuration values"
+) -> None:
+    """Add the options; the values end up as ``config`` and ``overrides``.
+
+    Args:
+        required: whether there must be a ``--config``.
+        words: what stands beside the options.
+    """
+    parser.add_argument(
+        "--config", metavar="FILE", required=required, help="a recipe below configs/, or a run's config.yaml"
+    )
+    parser.add_argument("--print-config", action="store_true", help="show the merged configuration and stop")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"{words}; main.py explain lists all keys")
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those that set no key and those that do."""
+    return [word for word in words if not SETTING.match(word)], [word for word in words if SETTING.match(word)]
+
+
+def print_configuration(options: argparse.Namespace) -> None:
+    """What ``--print-config`` does, whatever the command."""
+    from lib.recipes import to_yaml
+    from lib.tasks import load_config
+
+    print(to_yaml(load_config(options.config, split_words(options.overrides)[1])), end="")
+
+
+class AtLeastOne(argparse.Action):
+    """A whole number that is no less."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(type=int, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, number: int, name: str) -> None:
+        if number < 1:
+            parser.error(f"{name} {number}: must be at least 1")
+        setattr(options, self.dest, number)

@@ -1,0 +1,22 @@
+"""score a folder of label PNGs against another; needs --pred DIR, --gt DIR and --dataset NAME alone"""
+
+import argparse
+from pathlib import Path
+
+from datasets.seg.classes import datasets
+from lib.commands._options import AtLeastOne
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--pred", type=Path, required=True, metavar="DIR", help="label PNGs to score, in the dataset's ids")
+    add("--gt", type=Path, required=True, metavar="DIR", help="the true label PNGs")
+    add("--dataset", required=True, metavar="NAME", help=f"whose classes: one of {', '.join(datasets())}")
+    add("--json", type=Path, metavar="FILE", help="write the scores there too")
+    add("--workers", action=AtLeastOne, metavar="N", help="threads, 1 or more (default: one for each core)")
+
+
+def run(options: argparse.Namespace) -> None:
+    from lib.scores.folders import evaluate
+
+    evaluate(options.pred, options.gt, options.dataset, options.json, options.workers)

@@ -1,0 +1,36 @@
+"""SRC DST: another project's checkpoint in our format
+
+Prints what was matched, left out and missing; ``checkpoint=DST`` reads what it writes.
+"""
+
+import argparse
+from pathlib import Path
+
+from lib.base.atomic import write_atomically
+from lib.base.errors import UserError
+from lib.commands._options import add_configuration, split_words
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "main.py import-weights SRC DST --config FILE [key=value ...]"
+    add_configuration(parser, words="the file SRC to read, the file DST to write, and configuration values")
+
+
+def run(options: argparse.Namespace) -> None:
+    import torch
+
+    from lib.tasks import load_config, make_task
+    from lib.weights import read_file
+    from lib.weights.checkpoints import import_network
+    from lib.weights.loading import FORMAT
+
+    files, overrides = split_words(options.overrides)
+    if len(files) != 2:
+        raise UserError("import-weights needs two files: main.py import-weights SRC DST --config FILE")
+    source, destination = files
+    network = make_task(load_config(options.config, overrides)).network()
+    state, report = import_network(network, read_file(source, kind="checkpoint"), f"checkpoint {source}")
+    content = {"format": FORMAT, "model": state, "iteration": 0}
+    Path(destination).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(Path(destination), lambda file: torch.save(content, file))
+    print(f"{report.summary}\nwritten: {destination}")

@@ -1,0 +1,15 @@
+"""write label images for the test images
+
+Label images and overlays in the run's folder ``test/``; scores too where the labels are there.
+"""
+
+import argparse
+
+from lib.commands import val
+from lib.commands.val import add_options
+
+__all__ = ["add_options", "run"]
+
+
+def run(options: argparse.Namespace) -> None:
+    val.run(options, split="test")

@@ -1,0 +1,181 @@
+"""Keys of the configuration: how one is declared beside its default, and what is known of all of them.
+
+A schema is a dataclass whose fields are keys or groups of keys, each with its meaning as a string below it:
+
+    mode: str = key("sscrop", one_of("ss", "sscrop"))
+    \"""``ss``: the whole image at once; ``sscrop``: sliding windows.\"""
+
+Checking, error messages, ``main.py explain`` and the reference in ``configs/KEYS.md`` all read these declarations.
+"""
+
+import ast
+import copy
+import inspect
+import textwrap
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from itertools import pairwise
+from operator import attrgetter
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What a key's value must be.
+
+    Attributes:
+        words: what completes ``KEY=VALUE:`` in an error, "must be at least 1"; or, where other keys decide, a function
+            from the whole configuration to that.
+        holds: whether a value, in a whole configuration, is so.
+    """
+
+    words: str | Callable[[Any], str]
+    holds: Callable[[Any, Any], bool]
+
+    def wording(self, config: Any) -> str:
+        """The words, in the light of a whole configuration."""
+        return self.words if isinstance(self.words, str) else self.words(config)
+
+    def complaint(self, name: str, value: Any, config: Any) -> str | None:
+        """What is wrong with ``value`` for the key ``name``: a line for the user; None if nothing is."""
+        return None if self.holds(value, config) else f"{name}={value}: {self.wording(config)}"
+
+
+@dataclass(frozen=True)
+class AllowedEntries(Allowed):
+    """The same for each name, and for each value, of a dictionary."""
+
+    names: Allowed
+    values: Allowed
+
+    def complaint(self, name: str, value: Any, config: Any) -> str | None:
+        for entry, number in value.items():
+            for allowed, subject in ((self.names, entry), (self.values, number)):
+                if not allowed.holds(subject, config):
+                    return f"{name}.{entry}={number}: {allowed.wording(config)}"
+        return None
+
+
+def key(default: Any, *allowed: Allowed) -> Any:
+    """A field of a schema: its default, a new copy of it where that can change, and what is allowed."""
+    options: dict[str, Any] = {"default_factory": lambda: copy.copy(default)}
+    if not isinstance(default, (list, dict)):
+        options = {"default": default}
+    return field(**options, metadata={"allowed": allowed})
+
+
+def must(words: str | Callable[[Any], str], holds: Callable[[Any], bool]) -> Allowed:
+    """What the value alone decides."""
+    return Allowed(words, lambda value, config: holds(value))
+
+
+def one_of(*choices: str | int) -> Allowed:
+    return must(f"choose one of {', '.join(map(str, choices))}", lambda value: value in choices)
+
+
+def at_least(lowest: float) -> Allowed:
+    return must(f"must be at least {lowest}", lambda value: value >= lowest)
+
+
+def probability() -> Allowed:
+    return must("is a probability, from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def length(count: int) -> Allowed:
+    return must(f"must have {count} entries", lambda values: len(values) == count)
+
+
+def positive_entries() -> Allowed:
+    return must("entries must be positive", lambda values: all(value > 0 for value in values))
+
+
+def lower_bound_first() -> Allowed:
+    return must("the lower bound comes first", lambda values: list(values) == sorted(values))
+
+
+def ascending_iterations() -> Allowed:
+    return must(
+        "must be ascending iterations, the first of them at least 1",
+        lambda values: all(before < after for before, after in pairwise([0, *values])),
+    )
+
+
+def name_of_a_folder() -> Allowed:
+    return must(
+        "is the name of a folder and may not hold '/' or start with '-'",
+        lambda name: "/" not in name and name not in (".", "..") and not name.startswith("-"),
+    )
+
+
+def entries(names: Allowed, values: Allowed) -> Allowed:
+    words = f"for each name {names.words}; its value {values.words}"
+    return AllowedEntries(words, lambda value, config: True, names=names, values=values)
+
+
+def bounds(other: str) -> Allowed:
+    """A bound on what the key ``other`` asks for, and nothing without it."""
+    return Allowed(f"bounds what {other} asks for: set that too", lambda value, config: not value or get(config, other))
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is known of one key.
+
+    Attributes:
+        name: with those of its groups, as on the command line: ``train.lr``.
+        hint: the annotated type.
+        default: its value unless something sets it.
+        allowed: all of these must hold.
+        meaning: a sentence or two, as they stand below the key.
+    """
+
+    name: str
+    hint: Any
+    default: Any
+    allowed: tuple[Allowed, ...]
+    meaning: str
+
+    @property
+    def type(self) -> str:
+        """The annotation, as it is written."""
+        return str(self.hint).replace("typing.", "") if typing.get_args(self.hint) else self.hint.__name__
+
+
+def keys(schema: type, prefix: str = "") -> Iterator[Key]:
+    """All keys of a schema, those of its groups among them, in the order in which they are declared."""
+    hints, meanings = typing.get_type_hints(schema), meanings_of(schema)
+    for found in fields(schema):
+        name, hint = prefix + found.name, hints[found.name]
+        if is_dataclass(hint):
+            yield from keys(hint, f"{name}.")
+        else:
+            default = found.default_factory() if callable(found.default_factory) else found.default
+            yield Key(name, hint, default, found.metadata.get("allowed", ()), meanings[found.name])
+
+
+@cache
+def meanings_of(schema: type) -> dict[str, str]:
+    """The strings below the fields of a dataclass and of those that it extends."""
+    meanings: dict[str, str] = {}
+    for part in reversed([part for part in schema.__mro__ if is_dataclass(part)]):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
+        for statement, following in pairwise(definition.body):
+            if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+                meanings[statement.target.id] = " ".join(following.value.value.split())
+    return meanings
+
+
+def get(config: Any, name: str) -> Any:
+    """The value of the key ``name`` in a configuration."""
+    return attrgetter(name)(config)
+
+
+def complaints(config: Any) -> Iterator[str]:
+    """Everything that is wrong with the values of a configuration, a line each."""
+    for known in keys(type(config)):
+        for allowed in known.allowed:
+            complaint = allowed.complaint(known.name, get(config, known.name), config)
+            if complaint:
+                yield complaint

@@ -1,0 +1,5 @@
+"""Scores: of predictions against labels, counted in whole numbers."""
+
+from lib.scores.segmentation import Scores
+
+__all__ = ["Scores"]

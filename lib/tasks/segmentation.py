@@ -1,0 +1,427 @@
+"""Semantic segmentation: its configuration, and the parts of a run that are made from it.
+
+What needs PyTorch is imported where a part is made: to read, print, explain or refuse a configuration takes a tenth of
+the time that PyTorch takes to start.
+"""
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets.seg.classes import ClassTable, datasets, load_table
+from lib import config as common
+from lib.base.errors import UserError
+from lib.engine.task import Result
+from lib.keys import (
+    Allowed,
+    at_least,
+    bounds,
+    entries,
+    key,
+    length,
+    lower_bound_first,
+    must,
+    one_of,
+    positive_entries,
+    probability,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, device
+
+    from datasets.seg.dataset import EvalDataset, Pixels, TrainDataset
+    from lib.base.peers import Peers
+    from lib.engine.distribute import World
+    from lib.inference import Predictor
+    from lib.losses import SegmentationLoss
+    from lib.models import Segmentor
+    from lib.scores import Scores
+    from lib.scores.confusion import Tally
+    from lib.vis.results import ResultFiles
+
+LOSSES = one_of("ohem", "cross_entropy", "focal", "dice", "lovasz")
+
+WINDOW_STEP = Allowed(
+    lambda config: (
+        "must be above 0: up to 1 in windows, above that in pixels, at most "
+        f"{min(config.val.window or config.data.crop_size)}"
+    ),
+    lambda step, config: 0 < step <= min(config.val.window or config.data.crop_size),
+)
+
+DATASET = Allowed(lambda config: f"choose one of {', '.join(datasets())}", lambda name, config: name in datasets())
+
+
+def registered(registry: str) -> Allowed:
+    """A name in one of the registries of ``lib.models``, which looks it up itself when it builds."""
+
+    def words(config: Any) -> str:
+        from lib import models
+
+        return f"choose one of {', '.join(getattr(models, registry))}"
+
+    return Allowed(words, lambda name, config: True)
+
+
+@dataclass
+class DataConfig(common.DataConfig):
+    dataset: str = key("cityscapes", DATASET)
+    """Whose classes and label ids: a table in ``datasets/seg/tables``."""
+    include_val: bool = key(False)
+    """Train on the validation images too."""
+    color_order: str = key("bgr", one_of("bgr", "rgb"))
+    """Channel order of the network's input: ``bgr`` (Caffe-style weights) or ``rgb``."""
+    mean: list[float] = key([102.9801, 115.9465, 122.7717], length(3))
+    """Subtracted per channel, in ``color_order``, on the 0..255 scale."""
+    std: list[float] = key([1.0, 1.0, 1.0], length(3), positive_entries())
+    """Divided by per channel after the mean is subtracted."""
+    crop_size: list[int] = key([769, 769], length(2), positive_entries())
+    """[width, height] of a training sample, in pixels."""
+    short_side: int = key(0, at_least(0))
+    """Resize so that the shorter side has this many pixels before the random scale; 0 keeps the size."""
+    long_side: int = key(0, at_least(0), bounds("data.short_side"))
+    """With ``short_side``: a smaller factor where the longer side would otherwise exceed this; 0 for no bound."""
+    scale: list[float] = key([0.5, 2.0], length(2), positive_entries(), lower_bound_first())
+    """[lowest, highest] random scale."""
+    aspect: list[float] = key([0.9, 1.1], length(2), positive_entries(), lower_bound_first())
+    """[lowest, highest] random aspect ``a``: width times sqrt(a), height divided by it."""
+    brightness: int = key(10, at_least(0))
+    """Largest random brightness shift, in grey levels either way."""
+    photometric: bool = key(False)
+    """Random brightness, contrast, saturation and hue, as mmsegmentation distorts them; before ``brightness``."""
+    rotation: float = key(0.0, at_least(0))
+    """Largest random rotation, in degrees either way; what comes from outside the image is padding."""
+    category_max_ratio: float = key(1.0, must("is a share, above 0 and at most 1", lambda share: 0 < share <= 1))
+    """A crop with a larger share of one class is drawn again, up to ten times; 1 takes every crop."""
+    flip: float = key(0.5, probability())
+    """Probability of a horizontal flip."""
+
+
+@dataclass
+class BackboneConfig:
+    name: str = key("resnet101", registered("BACKBONES"))
+    """A key of ``lib.models.BACKBONES``."""
+    stem: str = key("deep", one_of("deep", "v1c", "plain"))
+    """Of a ResNet: ``deep``: three 3x3 convolutions; ``v1c``: three of half the channels; ``plain``: one of 7x7."""
+    output_stride: int = key(8, one_of(8, 16, 32))
+    """Input pixels per position of the last stage of a ResNet or MobileNet: 8, 16 or 32."""
+    multi_grid: list[int] = key([1, 1, 1])
+    """Of a ResNet: dilation factors of the last stage's blocks."""
+    options: dict[str, Any] = key({})
+    """Further keyword arguments of the backbone's class, whose docstring explains them."""
+
+
+@dataclass
+class BlockConfig:
+    name: str = key("disentangled", registered("BLOCKS"))
+    """A key of ``lib.models.BLOCKS``."""
+    options: dict[str, Any] = key({})
+    """Keyword arguments of the block's class, whose docstring explains them."""
+
+
+@dataclass
+class HeadConfig:
+    name: str = key("nonlocal", registered("HEADS"))
+    """A key of ``lib.models.HEADS``: ``nonlocal``, ``fcn`` (the same head without a block), ``psp``, ..."""
+    dropout: float = key(0.1, probability())
+    """Probability of dropping a channel before the classifier."""
+    block: BlockConfig = field(default_factory=BlockConfig)
+    """What the head ``nonlocal`` has inside; heads without a block pass over it."""
+    options: dict[str, Any] = key({})
+    """Further keyword arguments of the head's class, whose docstring explains them."""
+
+
+@dataclass
+class AuxConfig:
+    enabled: bool = key(True)
+    """Whether a classifier on the second-last stage helps the training."""
+    dropout: float = key(0.1, probability())
+    """Probability of dropping a channel before the classifier."""
+    options: dict[str, Any] = key({})
+    """Further keyword arguments of ``lib.models.heads.fcn.AuxiliaryHead``."""
+
+
+@dataclass
+class ModelConfig:
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    aux: AuxConfig = field(default_factory=AuxConfig)
+    align_corners: bool = key(True)
+    """How logits are brought to the input's size."""
+
+
+@dataclass
+class LossConfig:
+    name: str = key("ohem", LOSSES)
+    """Loss of the main output: ``ohem``, ``cross_entropy``, ``focal``, ``dice`` or ``lovasz``; the auxiliary output
+    always has cross entropy."""
+    extra: dict[str, float] = key({}, entries(LOSSES, at_least(0)))
+    """Further losses of the main output, of the same names, and their weights, such as ``{lovasz: 1.0}``."""
+    focal_gamma: float = key(2.0, at_least(0))
+    """Exponent of the focal loss; 0 makes it cross entropy."""
+    class_weights: bool = key(False)
+    """Whether the weights of the dataset's class table apply; ``dice`` and ``lovasz`` have no use for them."""
+    ohem_threshold: float = key(0.7, probability())
+    """Pixels whose true class has a lower probability than this are always kept."""
+    ohem_min_kept: int = key(100_000, at_least(1))
+    """At least this many pixels per image are kept."""
+    aux_weight: float = key(0.4, at_least(0))
+    """Weight of the auxiliary loss."""
+
+
+@dataclass
+class ValConfig(common.ValConfig):
+    mode: str = key("sscrop", one_of("ss", "sscrop", "ms", "mscrop"))
+    """``ss``: the whole image at once; ``sscrop``: sliding windows; ``ms``, ``mscrop``: the same at several scales."""
+    window: list[int] = key(
+        [],
+        must(
+            "must be [width, height] in pixels, or [] for data.crop_size",
+            lambda sides: len(sides) in (0, 2) and min(sides, default=1) >= 1,
+        ),
+    )
+    """[width, height] of the sliding window; ``data.crop_size`` unless set."""
+    stride: float = key(0.667, WINDOW_STEP)
+    """Step of the sliding window: up to 1 in window sizes (rounded down to pixels), above that in pixels."""
+    short_side: int = key(0, at_least(0))
+    """Resize so that the shorter side has this many pixels; 0 keeps the size. Scores count at the label's size."""
+    long_side: int = key(0, at_least(0), bounds("val.short_side"))
+    """With ``short_side``: a smaller factor where the longer side would otherwise exceed this; 0 for no bound."""
+    pad_multiple: int = key(1, at_least(1))
+    """Pad at the right and the bottom, by the mean colour, until both sides are multiples of this."""
+    scales: list[float] = key(
+        [0.5, 0.75, 1.0, 1.25, 1.5, 1.75],
+        must("must be one or more positive factors", lambda scales: len(scales) > 0 and min(scales) > 0),
+    )
+    """Of modes ``ms`` and ``mscrop``, on top of ``short_side``."""
+    flip: bool = key(True)
+    """Whether modes ``ms`` and ``mscrop`` add the mirrored image."""
+    combine: str = key("sum", one_of("sum", "mean", "softmax"))
+    """What modes ``ms`` and ``mscrop`` do with the logits of scales and flips: ``sum``, ``mean``, or ``softmax``: the
+    mean of probabilities."""
+    interpolation: str = key("bilinear", one_of("bilinear", "bicubic"))
+    """How logits are brought from the network's input to the image's own size: ``bilinear`` (aligned as
+    ``model.align_corners`` says) or ``bicubic``."""
+    batch_size: int = key(4, at_least(1))
+    """Windows that go through the network at once; on a CPU 1 is fastest. A whole image and its mirror image go
+    together where they are no larger."""
+    extremes: int = key(5, at_least(0))
+    """How many of the worst and of the best images, by their own mIoU, ``val`` shows with an error map."""
+    zip: bool = key(False)
+    """Whether ``val`` and ``test`` also pack the label images into ``label.zip``."""
+
+
+@dataclass
+class SegmentationConfig(common.Config):
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    val: ValConfig = field(default_factory=ValConfig)
+
+
+class Segmentation:
+    """The parts of a run that gives every pixel its class: ``lib.engine.task.Task``, which says what each is for."""
+
+    name = "seg"
+    schema = SegmentationConfig
+    best = "miou"
+
+    def __init__(self, config: SegmentationConfig) -> None:
+        self.config = config
+
+    @cached_property
+    def table(self) -> ClassTable:
+        """The dataset's classes."""
+        return load_table(self.config.data.dataset)
+
+    @cached_property
+    def pixels(self) -> "Pixels":
+        """How images become the network's input."""
+        from datasets.seg.dataset import Pixels
+
+        data = self.config.data
+        return Pixels(color_order=data.color_order, mean=tuple(data.mean), std=tuple(data.std))
+
+    @cached_property
+    def predictor(self) -> "Predictor":
+        """The inference protocol."""
+        from lib.inference import predictor
+
+        val = self.config.val
+        return predictor(
+            val.mode,
+            window=tuple(val.window or self.config.data.crop_size),
+            stride=val.stride,
+            batch_size=val.batch_size,
+            short_side=val.short_side,
+            long_side=val.long_side,
+            pad_multiple=val.pad_multiple,
+            scales=tuple(val.scales),
+            flip=val.flip,
+            combine=val.combine,
+            interpolation=val.interpolation,
+            align_corners=self.config.model.align_corners,
+        )
+
+    def train_data(self) -> "TrainDataset":
+        """The augmented training images of DATA_DIR, and those for validation if they are to be learnt too."""
+        from datasets.seg.augment import Augmentation
+        from datasets.seg.dataset import TrainDataset, list_samples
+
+        data = self.config.data
+        augmentation = Augmentation(
+            crop_size=tuple(data.crop_size),
+            short_side=data.short_side,
+            long_side=data.long_side,
+            scale=tuple(data.scale),
+            aspect=tuple(data.aspect),
+            rotation=data.rotation,
+            category_max_ratio=data.category_max_ratio,
+            photometric=data.photometric,
+            brightness=data.brightness,
+            flip=data.flip,
+        )
+        samples = list_samples(data.root, "train")
+        if data.include_val:
+            samples += list_samples(data.root, "val")
+        return TrainDataset(samples, self.table, self.pixels, augmentation, seed=self.config.seed)
+
+    def eval_data(self, split: str) -> "EvalDataset":
+        """The whole images of one split of DATA_DIR; those of ``test`` may lack labels."""
+        from datasets.seg.dataset import EvalDataset, has_labels, list_samples
+
+        root = self.config.data.root
+        samples = list_samples(root, split, labelled=split != "test" or has_labels(root, split))
+        return EvalDataset(samples, self.table, self.pixels)
+
+    def network(self) -> "Segmentor":
+        """The network, with random weights that follow from ``seed``."""
+        import torch
+
+        from lib.models import build_segmentor
+
+        model = self.config.model
+        torch.manual_seed(self.config.seed)
+        return build_segmentor(
+            num_classes=len(self.table),
+            backbone=_backbone_spec(model.backbone),
+            head={
+                **_join({"name": model.head.name, "dropout": model.head.dropout}, model.head.options, "model.head"),
+                "block": {"name": model.head.block.name, **model.head.block.options},
+            },
+            aux=_join({"dropout": model.aux.dropout}, model.aux.options, "model.aux") if model.aux.enabled else None,
+            align_corners=model.align_corners,
+        )
+
+    def loss(self, peers: "Peers") -> "SegmentationLoss":
+        """The training loss, of the pixels of all ``peers``."""
+        from lib.losses import SegmentationLoss
+
+        loss = self.config.loss
+        if loss.class_weights and self.table.weights is None:
+            raise UserError(f"loss.class_weights=true, but {self.table.dataset} has no class weights: use false")
+        return SegmentationLoss(
+            name=loss.name,
+            extra=loss.extra,
+            weight=self.table.weights if loss.class_weights else None,
+            ohem_threshold=loss.ohem_threshold,
+            ohem_min_kept=loss.ohem_min_kept,
+            focal_gamma=loss.focal_gamma,
+            aux_weight=loss.aux_weight,
+            peers=peers,
+        )
+
+    def predict(self, network: "Segmentor", image: "Tensor") -> "Tensor":
+        """Train ids, uint8 [B, H, W], of normalised images [B, 3, H, W], by the inference protocol."""
+        from lib.inference import predict
+
+        return predict(self.predictor(network, image))
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The inference protocol in words and numbers."""
+        return {"mode": self.config.val.mode, "protocol": asdict(self.predictor)}
+
+    def tally(self, on: "device") -> "Tally":
+        """Counts of no pixel yet."""
+        from lib.scores.confusion import Tally
+
+        return Tally(len(self.table), device=on)
+
+    def describe(self, scores: "Scores") -> Result:
+        """The scores as a run tells them."""
+        of_class = zip(self.table.names, scores.iou, strict=True)
+        return Result(
+            best=scores.miou,
+            row=scores.as_dict(),
+            curves={"val/miou": scores.miou, "val/pixel_accuracy": scores.pixel_accuracy}
+            | {f"val_iou/{name}": iou for name, iou in of_class if iou == iou},
+            headline=f"mIoU {100 * scores.miou:.2f}",
+            details=f"pixel accuracy {100 * scores.pixel_accuracy:.2f}",
+        )
+
+    def picture(self, image: "Tensor", prediction: "np.ndarray") -> "np.ndarray":
+        """A prediction over its image."""
+        from lib.vis.overlay import denormalise, overlay
+
+        shown = denormalise(image, self.pixels.mean, self.pixels.std, self.pixels.color_order)
+        return overlay(shown, prediction, self.table.palette)
+
+    def results(self, folder: Path) -> "ResultFiles":
+        """Writes label images and overlays."""
+        from lib.vis.results import ResultFiles
+
+        return ResultFiles(folder, self.table, self.pixels)
+
+    def report(
+        self, folder: Path, data: "EvalDataset", tally: "Tally", facts: dict[str, Any], world: "World"
+    ) -> str | None:
+        """Write scores, where there are labels, and the pictures of the extremes; pack what a test server takes."""
+        from lib.vis import results
+
+        val = self.config.val
+        if data.labelled:
+            everyones = {name: miou for part in world.gather(tally.image_miou) for name, miou in part.items()}
+            if world.is_main:
+                results.clear_extremes(folder)
+            world.wait()
+            chosen = results.extremes(everyones, val.extremes)
+            # Each process shows those that it evaluated.
+            results.write_extremes(folder, {name: chosen[name] for name in chosen if name in tally.image_miou}, data)
+        world.wait()
+        if not world.is_main:
+            return None
+        facts = facts | self.protocol | {"images": len(data)}
+        scores = tally.scores() if data.labelled else None
+        if scores:
+            results.write_scores(folder, facts, scores, tally.confusion.matrix.cpu().numpy(), self.table)
+        else:
+            results.write_facts(folder, facts)
+        if val.zip:
+            results.zip_labels(folder, [sample.name for sample in data.samples])
+        return scores and scores.table(self.table.names)
+
+
+TASK = Segmentation
+
+
+def _backbone_spec(config: BackboneConfig) -> dict[str, Any]:
+    """The backbone's name and options; what every backbone has a key for but this one no option must be unchanged."""
+    from lib.models import BACKBONES
+    from lib.models.options import option_names
+
+    names = {name: value for name, value in asdict(config).items() if name != "options"}
+    known = option_names(BACKBONES[config.name]) if config.name in BACKBONES else names
+    for name, default in asdict(BackboneConfig()).items():
+        if name in names and name not in ("name", *known) and names.pop(name) != default:
+            raise UserError(f"model.backbone.{name} is not for {config.name}: leave it at its default, {default}")
+    return _join(names, config.options, "model.backbone")
+
+
+def _join(names: dict[str, Any], options: dict[str, Any], path: str) -> dict[str, Any]:
+    """Both, if they do not say the same thing twice."""
+    for name in names.keys() & options.keys() | {"name", "block"} & options.keys():
+        raise UserError(f"{path}.options.{name} has a key of its own: set {path}.{name}")
+    return names | options
