@@ -127,3 +127,7 @@ def test_the_names_of_a_confusion_picture_stand_beside_their_rows_and_above_thei
     assert ink[5] > ink[0] > 0 and not any(ink[1:5])
     ink = [(255 - above[:, column * 34 : (column + 1) * 34].astype(int)).sum() for column in range(6)]
     assert ink[5] > ink[0] > 0 and not any(ink[1:5])
+
+
+def test_the_names_of_a_confusion_picture_are_never_read_as_formulas():
+    assert confusion_picture(np.eye(2, dtype=np.int64), [r"$\frac$", "a_b"]).ndim == 3

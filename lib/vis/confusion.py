@@ -1,19 +1,17 @@
 """A confusion matrix as a picture."""
 
+import math
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
-FONT = cv2.FONT_HERSHEY_SIMPLEX
 LARGE_CELL, SMALL_CELL = 34, 16
 """Sides of a cell in pixels: with its number in it, and where there are too many classes for that."""
 MOST_NUMBERED = 40
 """Classes up to which cells hold numbers."""
-WHITE, BLACK, GREY = (255, 255, 255), (0, 0, 0), (225, 225, 225)
-FULL = (8, 48, 107)
-"""Colour of a cell that holds its whole row."""
-MARGIN = 6
+COLOURS, GREY = ("white", "#6baed6", "#08306b"), "#e1e1e1"
+"""Of a cell with nothing of its row to one with all of it; of the grid and of rows without labels."""
+LEAST_MARGIN, PAD = 90, 6
 
 
 def confusion_picture(matrix: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -30,39 +28,38 @@ def confusion_picture(matrix: np.ndarray, names: Sequence[str]) -> np.ndarray:
     Returns:
         RGB uint8 [H, W, 3].
     """
+    # Here, because training imports this file and does not draw
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+
+    total = matrix.sum(axis=1, keepdims=True)
+    share = np.where(total > 0, matrix / np.maximum(total, 1), np.nan)
     has_numbers = len(names) <= MOST_NUMBERED
     cell = LARGE_CELL if has_numbers else SMALL_CELL
-    total = matrix.sum(axis=1, keepdims=True)
-    share = matrix / np.maximum(total, 1)
-    colours = np.asarray(WHITE) + np.sqrt(share)[..., None] * (np.asarray(FULL) - np.asarray(WHITE))
-    colours = np.where(total[..., None] > 0, np.rint(colours), GREY).astype(np.uint8)
-    cells = np.kron(colours, np.ones((cell, cell, 1), np.uint8))
-    cells[::cell] = cells[:, ::cell] = GREY  # the grid
-    if has_numbers:
-        _write_numbers(cells, share, cell)
-    beside = _write_names(names, cell)
-    corner = np.full((beside.shape[1], beside.shape[1], 3), WHITE, np.uint8)
-    cv2.putText(corner, "label", (MARGIN, len(corner) - MARGIN), FONT, 0.42, BLACK, 1, cv2.LINE_AA)
-    cv2.putText(corner, "predicted", (MARGIN, len(corner) // 2), FONT, 0.42, BLACK, 1, cv2.LINE_AA)
-    above = cv2.rotate(_write_names(names[::-1], cell), cv2.ROTATE_90_CLOCKWISE)
-    return np.vstack([np.hstack([corner, above]), np.hstack([beside, cells])])
-
-
-def _write_names(names: Sequence[str], cell: int) -> np.ndarray:
-    """The names one below the other, right-aligned, each ``cell`` pixels high."""
-    sizes = [cv2.getTextSize(name, FONT, 0.42, 1)[0] for name in names]
-    width = max(90, *(width for width, _ in sizes)) + 2 * MARGIN
-    strip = np.full((cell * len(names), width, 3), WHITE, np.uint8)
-    for row, (name, (text_width, text_height)) in enumerate(zip(names, sizes, strict=True)):
-        place = (width - MARGIN - text_width, row * cell + (cell + text_height) // 2)
-        cv2.putText(strip, name, place, FONT, 0.42, BLACK, 1, cv2.LINE_AA)
-    return strip
-
-
-def _write_numbers(cells: np.ndarray, share: np.ndarray, cell: int) -> None:
-    """Write each share of half a percent or more into its cell, in percent."""
-    for row, column in zip(*np.nonzero(share >= 0.005), strict=True):
-        text = f"{100 * share[row, column]:.0f}"
-        width, height = cv2.getTextSize(text, FONT, 0.4, 1)[0]
-        place = (int(column * cell + (cell - width) // 2), int(row * cell + (cell + height) // 2))
-        cv2.putText(cells, text, place, FONT, 0.4, WHITE if share[row, column] > 0.25 else BLACK, 1, cv2.LINE_AA)
+    # At 72 dpi a point, the unit of fonts and lines, is a pixel
+    canvas = FigureCanvasAgg(Figure(dpi=72))
+    axes = canvas.figure.add_axes((0, 0, 1, 1))
+    colours = LinearSegmentedColormap.from_list("shares", COLOURS).with_extremes(bad=GREY)
+    axes.imshow(np.sqrt(share), cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(which="both", length=0, pad=PAD, labeltop=True, labelbottom=False)
+    axes.set_xticks(range(len(names)), names, fontsize=11, parse_math=False, rotation=90)
+    axes.set_yticks(range(len(names)), names, fontsize=11, parse_math=False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(np.arange(len(names)) - 0.5, minor=True)
+    axes.grid(which="minor", color=GREY, linewidth=1)
+    for row, column in np.argwhere(share >= 0.005) if has_numbers else ():
+        colour = "white" if share[row, column] > 0.4 else "black"
+        number = f"{100 * share[row, column]:.0f}"
+        axes.text(column, row, number, color=colour, fontsize=11, ha="center", va="center_baseline")
+    # The names' margin, the same on both sides, and the cells fill the picture
+    widest = max(label.get_window_extent().width for label in axes.get_yticklabels())
+    margin, cells = max(LEAST_MARGIN, math.ceil(widest) + 2 * PAD), cell * len(names)
+    side = margin + cells
+    canvas.figure.set_size_inches(side / 72, side / 72)
+    axes.set_position((margin / side, 0, cells / side, cells / side))
+    corner = (-PAD, cells + PAD)
+    axes.annotate("predicted →\nlabel ↓", corner, xycoords="axes pixels", ha="right", fontsize=11, style="italic")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
