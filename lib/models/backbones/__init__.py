@@ -1,4 +1,4 @@
-"""Backbones: an image in, the outputs of four stages out."""
+"""A backbone takes an image and returns the outputs of its four stages."""
 
 from functools import partial
 

@@ -45,7 +45,7 @@ class MobileNetV2(nn.Module):
     From where a stride was given up, the depthwise convolutions have the dilation 2, and 4 after the second such place.
 
     Args:
-        output_stride: input size over the size of the last output: 8, 16 or 32.
+        output_stride: input size over the size of the last output.
 
     Raises:
         UserError: if ``output_stride`` is another number.

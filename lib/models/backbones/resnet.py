@@ -96,11 +96,12 @@ class ResNet(nn.Module):
         depth: 18, 34, 50, 101 or 152.
         stem: ``deep`` is three 3x3 convolutions of 64, 64 and 128 channels, ``v1c`` three of 32, 32 and 64
             (mmsegmentation), ``plain`` one 7x7 of 64.
-        output_stride: input size over the size of the last stage's output: 8, 16 or 32.
+        output_stride: input size over the size of the last stage's output.
         multi_grid: factors of the dilation in the units of stage 4, the first ones where there are fewer units.
         ceil_mode: whether the stem's max-pooling rounds sizes up (torchcv) or down (torchvision, mmsegmentation).
         contract_dilation: whether the convolution that gave up its stride gets d // 2; d if not.
-        dilate_second: whether the second convolution of a ``BasicBlock`` is dilated (torchcv) or not (mmsegmentation).
+        dilate_second: whether in ResNet-18 and 34 a unit's second convolution is dilated (torchcv) or not
+            (mmsegmentation).
 
     Raises:
         UserError: if an argument is outside its range.

@@ -1,4 +1,4 @@
-"""Context blocks: B x C x H x W in, the same shape out."""
+"""A context block takes features B x C x H x W and returns the same shape."""
 
 from lib.models.blocks.asymmetric import AsymmetricPyramid
 from lib.models.blocks.compact_generalized import CompactGeneralizedNonLocal

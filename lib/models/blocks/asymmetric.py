@@ -1,4 +1,4 @@
-"""Asymmetric non-local blocks (Zhu et al., "Asymmetric Non-local Neural Networks for Semantic Segmentation", 2019)."""
+"""The ANN blocks (Zhu et al., "Asymmetric Non-local Neural Networks for Semantic Segmentation", ICCV 2019)."""
 
 from collections.abc import Sequence
 

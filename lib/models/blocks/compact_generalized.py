@@ -24,8 +24,8 @@ class CompactGeneralizedNonLocal(nn.Module):
     Args:
         channels: of the input and the output.
         embedding: channels of query, key and value; default channels // 2.
-        groups: of channels; divides ``channels`` and ``embedding``.
-        kernel: f.
+        groups: number of groups of channels; divides ``channels`` and ``embedding``.
+        kernel: the function f.
         order: of the Taylor expansion of the kernel ``rbf``; at least 1.
         gamma: of the Gaussian exp(-gamma |t - p|^2).
         scale: whether y is divided by the square root of the group's number of entries.

@@ -22,7 +22,7 @@ class CrissCrossAttention(nn.Module):
     Args:
         channels: of the input and the output.
         embedding: channels of query and key; default channels // 8.
-        recurrence: passes, with the same weights (R in the paper); at least 1.
+        recurrence: number of passes, with the same weights (R in the paper); at least 1.
 
     Raises:
         UserError: if ``recurrence`` is below 1.

@@ -29,20 +29,23 @@ class DisentangledNonLocal(NonLocal):
         channels: of the input and the output.
         embedding: channels of query and key; default channels // 2.
         dimensions: of the input: 1 (B x C x L), 2 (B x C x H x W) or 3 (B x C x T x H x W).
-        mode: the pairwise affinity, of the whitened queries and keys: see ``NonLocal``.
-        whitening: what the means of query and key are taken over, see ``whiten``; ``none`` leaves them as they are.
+        mode: the pairwise affinity of the whitened queries and keys: the softmax above (``embedded_gaussian``),
+            q_i^T k_j / M (``dot_product``) or relu(w_q^T q_i + w_k^T k_j) / M (``concatenation``), M keys in all.
+        whitening: the mean taken from query and key: each channel's over the positions (``instance``), the one over
+            channels and positions (``layer``) or over the whole batch (``batch``); ``none`` leaves them as they are.
         whiten_variance: whether whitening also divides by the standard deviation.
-        pairwise, unary: whether the terms exist; at least one must.
+        pairwise: whether there is the pairwise term.
+        unary: whether there is the unary term; at least one of the two must be.
         scale: whether the softmax's affinities are divided by sqrt(embedding).
         temperature: what the softmax's affinities are divided by, above 0.
         subsample: whether keys, values and mask are taken from the input max-pooled by 2 (by 1, 2, 2 in 3-D).
-        gain: whether there is gamma.
+        gain: whether the pairwise term has the factor gamma, learned, 0 at the start.
         output_conv: whether values have ``embedding`` channels and a 1x1 convolution leads y back to ``channels``.
-        output_bias: whether this convolution has a bias.
+        output_bias: whether the output convolution has a bias.
         output_norm: whether y passes a batch norm.
-        no_decay: projections that ``no_decay_parameters`` yields: query, key, value, mask, output.
-        init_scale: factor of the initial standard deviation of query and key, 0.01.
-        eps: added to the variance.
+        no_decay: projections that are trained without weight decay.
+        init_scale: factor of the standard deviation, 0.01, with which weights of query and key are drawn.
+        eps: added to the variance when whitening.
 
     Raises:
         UserError: if an argument is outside its range.

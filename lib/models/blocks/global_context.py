@@ -1,4 +1,4 @@
-"""The global context block (Cao et al., "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond")."""
+"""The GCNet block (Cao et al., "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", 2019)."""
 
 from collections import OrderedDict
 from typing import Literal
@@ -22,9 +22,9 @@ class GlobalContext(nn.Module):
     Args:
         channels: of the input and the output.
         embedding: channels between the two convolutions of a transform; default channels // 4.
-        pooling: ``attention`` or ``average``.
-        add: whether there is t.
-        multiply: whether there is s; at least one of the two must be.
+        pooling: ``attention``: positions count by the softmax of the mask; ``average``: all alike.
+        add: whether the context, transformed by t, is added to every position.
+        multiply: whether it, transformed by s, multiplies the channels; at least one of add and multiply must be.
         layers: convolutions of a transform: 2, or 1, which keeps the channels and ends with the layer norm.
 
     Raises:

@@ -115,7 +115,7 @@ class NonLocal(nn.Module):
     where output is a 1x1 convolution or nothing, and f one of the paper's affinities (its equations 2 to 5):
 
         embedded_gaussian    softmax_j(s q_i^T k_j),  s = 1 / (temperature * sqrt(embedding))
-        gaussian             the same with q = k = x (the root is that of ``channels``)
+        gaussian             the same with q = k = x (the root is that of channels)
         dot_product          q_i^T k_j / M
         concatenation        relu(w_q^T q_i + w_k^T k_j) / M
         none                 no pairwise term at all
@@ -133,23 +133,26 @@ class NonLocal(nn.Module):
         channels: of the input and the output.
         embedding: channels of query and key; default channels // 2.
         dimensions: of the input: 1 (B x C x L), 2 (B x C x H x W) or 3 (B x C x T x H x W).
-        mode: the affinity, see above.
+        mode: the affinity f; see above.
         scale: whether the softmax's affinities are divided by the square root above.
         temperature: what the softmax's affinities are divided by, above 0.
         learned_temperature: whether 1 / temperature is softplus of a parameter, which starts at the given one.
         subsample: whether keys, values and mask are max-pooled by 2 (by 1, 2, 2 in 3-D): not (``none``), already in
             the ``input`` of their projections, or after the ``projection``.
-        whitening: what is done to query and key, in this order: means subtracted (see ``whiten``), or batch norm over
-            the batch and its positions, ``batch_norm`` without and ``batch_norm_affine`` with weight and bias.
+        whitening: what is done to query and key, in this order. Means subtracted: each channel's over the positions
+            (``instance``) or those of the whole batch (``per_channel``), each position's over the channels
+            (``position``), the one over both (``layer``) or over everything (``batch``). Or batch norm,
+            ``batch_norm`` without and ``batch_norm_affine`` with weight and bias.
         whiten_variance: whether whitening by means also divides by the standard deviation.
-        query_mean: whether there is the unary term of the mean that whitening last took from the query.
-        mask: whether there is the unary term of a 1x1 convolution.
+        query_mean: whether there is the unary term of the mean that whitening last took from the query,
+            u = mean(q)^T k.
+        mask: whether there is the unary term of a 1x1 convolution, u = mask(x).
         gain: whether the pairwise term has the factor gamma, learned, 0 at the start.
         output_conv: whether values have ``embedding`` channels and a 1x1 convolution leads back to ``channels``.
-        output_bias: whether this convolution has a bias.
-        output_norm: whether the sum then passes a batch norm.
-        zero_init: whether in a block without gain the norm, or else the convolution, of the output starts at 0.
-        init_scale: factor of the initial standard deviation of query and key, 0.01.
+        output_bias: whether the output convolution has a bias.
+        output_norm: whether what is added to the input passes a batch norm first.
+        zero_init: whether a block without gain starts with its output's norm, or else convolution, at 0.
+        init_scale: factor of the standard deviation, 0.01, with which weights of query and key are drawn.
         eps: added to the variance when whitening.
 
     Raises:

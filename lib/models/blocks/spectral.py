@@ -227,11 +227,14 @@ class SpectralStage(nn.Module):
 
     Args:
         channels: of the input and the output.
-        unit: the filter; each is written out in its class.
-        order: of the filters chebyshev, arma and cayley; at least 1.
-        iterations: of the filter arma; at least 1.
+        unit: the filter of g = value(x): ``nonlocal``: A g; ``laplacian``: (I - A) g; ``disentangled``: A g and a unary
+            term; ``squared_laplacian``: W_1 g + W_2 (W_h g + (I - A)^2 g); ``chebyshev``: sum_k W_k T_k(A) g, with
+            polynomials T_k; ``cayley``: polynomials of (hL - iI)(hL + iI)^-1 with L = I - A; ``arma``: steps towards
+            rational functions of A. Each is written out in its class.
+        order: degree of chebyshev and cayley, number of arma's recursions; at least 1.
+        iterations: steps of arma; at least 1.
         chebyshev_of: whether Chebyshev polynomials are of the affinity or of the shifted Laplacian.
-        units: how many follow each other; at least 1.
+        units: how many units follow each other; at least 1.
         embedding: channels of query and key; default channels // 2.
         width: channels of the filtered signals; default ``embedding``.
         affinity: ``normalised``: D^-1/2 M D^-1/2 with M_ij = relu(q_i)^T relu(k_j) and D its degrees; ``relu``: M;

@@ -1,4 +1,4 @@
-"""The unary block: the disentangled block's unary term alone."""
+"""The unary block (Yin et al., "Disentangled Non-Local Neural Networks", ECCV 2020)."""
 
 from typing import Literal
 
@@ -8,8 +8,8 @@ from lib.models.blocks.nonlocal_block import NonLocal
 class Unary(NonLocal):
     """Adds to every position the same mixture of all positions' values, x_i + output(sum_j softmax_j(m_j) v_j).
 
-    The term that is left of "Disentangled Non-Local Neural Networks" (Yin et al., ECCV 2020, section 4) without its
-    pairwise one; m = mask(x). Cost and memory are linear in the positions.
+    The term that is left of the disentangled block without its pairwise one (the paper's section 4); m = mask(x). Cost
+    and memory are linear in the positions.
 
     Args:
         channels: of the input and the output.
@@ -17,7 +17,7 @@ class Unary(NonLocal):
         dimensions: of the input: 1 (B x C x L), 2 (B x C x H x W) or 3 (B x C x T x H x W).
         subsample: whether values and mask are taken from the input max-pooled by 2 (by 1, 2, 2 in 3-D).
         output_conv: whether values have ``embedding`` channels and a 1x1 convolution leads back to ``channels``.
-        output_norm: whether the sum then passes a batch norm.
+        output_norm: whether what is added to the input passes a batch norm first.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Heads: the outputs of a backbone's stages in, logits at their size out."""
+"""A head takes the outputs of a backbone's stages and returns logits at the size of one of them."""
 
 from lib.models.heads.ann import AsymmetricHead
 from lib.models.heads.deeplab import DeepLabHead

@@ -1,4 +1,4 @@
-"""The head of asymmetric non-local networks (Zhu et al., "Asymmetric Non-local Neural Networks ...", ICCV 2019)."""
+"""The ANN head (Zhu et al., "Asymmetric Non-local Neural Networks for Semantic Segmentation", ICCV 2019)."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from lib.models.common import ConvNormRelu
 
 
 class AsymmetricHead(nn.Module):
-    """Stage 4 fused with stage 3 by attention, a 3x3 convolution, the pyramid block and a classifier (figure 3).
+    """Stage 4 fused with stage 3 by attention, 3x3 convolution, pyramid block, classifier (the paper's figure 3).
 
     Args:
         channels: of the backbone's stages; the head reads the last two.

@@ -15,7 +15,7 @@ class DenseASPPHead(nn.Module):
     Args:
         channels: of the backbone's stages; the head reads the last one.
         num_classes: K.
-        dilations: of the layers, in order.
+        dilations: of the layers' 3x3 convolutions, in order.
         inner: channels of the 1x1 convolutions; half of the paper's 512 input channels.
         growth: channels that every layer adds; an eighth of the paper's 512 input channels.
         dropout: probability with which a channel is dropped after every layer and before the classifier.

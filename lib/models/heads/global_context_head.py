@@ -1,4 +1,4 @@
-"""The head of GCNet: the non-local head with a global context block (Cao et al., "GCNet: Non-local ...", 2019)."""
+"""The GCNet head (Cao et al., "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", 2019)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,6 +10,8 @@ from lib.models.heads.nonlocal_head import NonLocalHead
 
 class GlobalContextHead(NonLocalHead):
     """3x3 convolution, global context block, 3x3 convolution, their output joined to the input, 3x3, classifier.
+
+    The block's options are those of ``GlobalContext``, whose docstring has the formula.
 
     Args:
         channels: of the backbone's stages; the head reads the last one.
