@@ -11,6 +11,7 @@ Checking, error messages, ``main.py explain`` and the reference in ``configs/KEY
 import ast
 import copy
 import inspect
+import math
 import textwrap
 import typing
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from functools import cache
 from itertools import pairwise
 from operator import attrgetter
 from typing import Any
+
+import yaml
 
 
 @dataclass(frozen=True)
@@ -179,3 +182,10 @@ def complaints(config: Any) -> Iterator[str]:
             complaint = allowed.complaint(known.name, get(config, known.name), config)
             if complaint:
                 yield complaint
+
+
+def as_text(value: Any) -> str:
+    """A value as it is typed after ``KEY=``."""
+    if isinstance(value, str):
+        return value or "''"
+    return yaml.safe_dump([value], default_flow_style=True, width=math.inf).strip()[1:-1]

@@ -5,7 +5,7 @@ All keys, or those named and those below the groups named: ``train``, ``val.mode
 
 import argparse
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib.base.errors import UserError
 from lib.commands._options import add_configuration, split_words
@@ -41,24 +41,15 @@ def is_within(key: "Key", word: str) -> bool:
 
 def lines(key: "Key", recipe: "Recipe") -> Iterator[str]:
     """What there is to say of a key, its name and value first."""
-    from lib.keys import get
+    from lib.keys import as_text, get
 
-    yield f"{key.name} = {text(get(recipe.config, key.name))}"
+    yield f"{key.name} = {as_text(get(recipe.config, key.name))}"
     yield key.meaning.replace("``", "")
     yield "; ".join(
-        [key.type, f"default {text(key.default)}", *(allowed.wording(recipe.config) for allowed in key.allowed)]
+        [key.type, f"default {as_text(key.default)}", *(allowed.wording(recipe.config) for allowed in key.allowed)]
     )
     sources = recipe.sources(key.name)
     yield f"set by {', then '.join(sources)}" if sources else "not set: the default"
-
-
-def text(value: Any) -> str:
-    """A value as it can be typed."""
-    import yaml
-
-    if isinstance(value, str):
-        return value or "''"
-    return yaml.safe_dump(value, default_flow_style=True, width=float("inf")).removesuffix("\n...\n").strip()
 
 
 def _suggest(word: str, known: list["Key"]) -> str:

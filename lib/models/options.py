@@ -27,19 +27,38 @@ def check_options(constructor: Callable, options: Mapping[str, Any], *, path: st
     Raises:
         UserError: naming ``path.option`` and what would be right: a name the constructor knows, a value of its type.
     """
-    known = option_names(constructor)
-    hints = typing.get_type_hints(_underlying(constructor))
+    known = option_types(constructor)
     for name, value in options.items():
         if name not in known:
             raise UserError(f"unknown option {path}.{name}{_suggest(name, known)}")
-        if not _fits(value, hints[name]):
-            raise UserError(f"{path}.{name} is {value!r}: it must be {_describe(hints[name])}")
+        if not _fits(value, known[name]):
+            raise UserError(f"{path}.{name} is {value!r}: it must be {describe(known[name])}")
 
 
 def option_names(constructor: Callable) -> list[str]:
     """The keyword-only parameters of a constructor."""
     parameters = inspect.signature(constructor).parameters.values()
     return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def option_types(constructor: Callable) -> dict[str, Any]:
+    """The keyword-only parameters of a constructor and their annotations."""
+    hints = typing.get_type_hints(_underlying(constructor))
+    return {name: hints[name] for name in option_names(constructor)}
+
+
+def describe(hint: Any) -> str:
+    """The values that an annotation allows, in words: ``a whole number or null``."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(describe, arguments))
+    if origin is Sequence:
+        return f"a list, each entry {describe(arguments[0])}"
+    if hint is type(None):
+        return "null"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}.get(hint, hint.__name__)
 
 
 def _underlying(constructor: Callable) -> Callable:
@@ -66,16 +85,3 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
-
-
-def _describe(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return "one of " + ", ".join(map(str, arguments))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(_describe, arguments))
-    if origin is Sequence:
-        return f"a list, each entry {_describe(arguments[0])}"
-    if hint is type(None):
-        return "null"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}.get(hint, hint.__name__)

@@ -55,6 +55,6 @@ def _run(module: nn.Module, argument: Tensor | list[Tensor]) -> tuple[list[Tenso
 
 
 def markdown(rows: list[tuple[str, ...]]) -> str:
-    """The table as the README has it."""
+    """The table in Markdown."""
     lines = (HEADER, ("---", "---", "---", "--:", "--:", "--:"), *rows)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
