@@ -65,17 +65,12 @@ def recipes() -> str:
 
 def configuration() -> str:
     """A table for each group of keys of each task."""
-    parts = []
+    parts, header = [], ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     for name, task in tasks().items():
         defaults = task.schema()
         parts += [f"## task={name}", ""]
         for group, members in groupby(keys(task.schema), lambda key: key.name.rpartition(".")[0]):
-            parts += [
-                f"### {group or 'the run'}",
-                "",
-                "| key | type | default | meaning |",
-                "| --- | --- | --- | --- |",
-            ]
+            parts += [f"### {group or 'the run'}", "", *header]
             for key in members:
                 allowed = "; ".join(allowed.wording(defaults) for allowed in key.allowed)
                 meaning = key.meaning.replace("``", "`") + (f" *{allowed[0].upper()}{allowed[1:]}.*" if allowed else "")
