@@ -1,6 +1,7 @@
 """The one entry point: ``python main.py COMMAND ...``. The commands are the files of ``lib/commands``."""
 
 import os
+import signal
 import sys
 import time
 
@@ -14,6 +15,10 @@ def main() -> int:
     run, options = parse(sys.argv[1:])
     try:
         run(options)
+    except BrokenPipeError:
+        # Whoever read the output, `head` or `less`, has seen enough; what is still to be flushed goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (UserError, OSError) as error:
         if options.debug:
             raise

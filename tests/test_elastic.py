@@ -175,19 +175,19 @@ class TestRestartedTrain:
 
     def test_it_goes_on_from_the_last_checkpoint_or_begins_where_there_is_none(self, config):
         folder = RunFolder(config)
-        assert folder.restart(config, ["a", "b"]) is None
-        folder.create(config, ["a", "b"])
-        assert folder.restart(config, ["a", "b"]) is None
+        assert folder.restart(["a", "b"]) is None
+        folder.create(["a", "b"])
+        assert folder.restart(["a", "b"]) is None
         latest = folder.checkpoints / "latest.pth"
         latest.touch()
-        assert folder.restart(config, ["b", "c"]) == latest, "one machine's launcher may have been replaced"
+        assert folder.restart(["b", "c"]) == latest, "one machine's launcher may have been replaced"
 
     @pytest.mark.parametrize("launches", [[], ["c"]])
     def test_it_never_goes_on_with_a_run_of_another_launch(self, config, launches):
         folder = RunFolder(config)
-        folder.create(config, ["a", "b"])
+        folder.create(["a", "b"])
         (folder.checkpoints / "latest.pth").touch()
         with pytest.raises(UserError, match="already holds a run of tag 'mine'"):
-            folder.restart(config, launches)
+            folder.restart(launches)
         config.overwrite = True
-        assert folder.restart(config, launches) is None
+        assert folder.restart(launches) is None

@@ -42,9 +42,9 @@ def checkout(tmp_path) -> Path:
     """A checkout in a folder with a space, with one-line sources that compile in a moment."""
     root = tmp_path / "check out"
     shutil.copytree(ROOT / "exts", root / "exts", ignore=shutil.ignore_patterns("build", "__pycache__"))
-    (root / "lib").mkdir()
+    (root / "lib" / "base").mkdir(parents=True)
     (root / "scripts").mkdir()
-    shutil.copy(ROOT / "lib" / "errors.py", root / "lib")
+    shutil.copy(ROOT / "lib" / "base" / "errors.py", root / "lib" / "base")
     shutil.copy(ROOT / "scripts" / "python.sh", root / "scripts")
     for source in ("ops.cpp", "cpu.cpp", "cuda.cu"):
         (root / "exts" / "sync_bn" / "src" / source).write_text("int main() {}\n" if source == "ops.cpp" else "\n")

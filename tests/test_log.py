@@ -29,7 +29,7 @@ def test_rewound_metrics_lose_what_is_written_again(tmp_path, is_due, kept):
 @needs_full_disk
 def test_metrics_on_a_full_disk_name_their_file():
     with pytest.raises(UserError, match="cannot write /dev/full: No space left on device"):
-        MetricsFile(FULL).append({"iter": 1})
+        MetricsFile(FULL, "miou").append({"iter": 1})
 
 
 @needs_full_disk

@@ -14,7 +14,7 @@ import torch
 
 from datasets.seg.classes import load_table
 from lib.base.peers import ALONE
-from lib.engine.train import build_optimizer
+from lib.engine.optimizer import build_optimizer
 from lib.tasks import load_config, make_task
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "seg"

@@ -76,7 +76,7 @@ def evaluate(task: Task, config: Config, run: RunFolder, split: str) -> None:
 
     Where the images have labels, scores are written and told too.
     """
-    path = run.checkpoint(config, ("best", "latest"))
+    path = run.checkpoint(("best", "latest"))
     folder = run.path / split
     with join_world(config.device) as world, log_to(run.log if world.is_main else None):
         data = task.eval_data(split)

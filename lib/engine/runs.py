@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from lib.base.atomic import write_atomically
@@ -14,7 +15,12 @@ from lib.recipes import to_yaml
 
 
 class RunFolder:
-    """``<RUNS_DIR>/<task>/<dataset>/<recipe>/<tag>/`` and the files in it."""
+    """``<RUNS_DIR>/<task>/<dataset>/<recipe>/<tag>/`` and the files in it.
+
+    Args:
+        config: which names the folder. As ``configuration`` it also says what is recorded there, whether an old run
+            may be replaced, and whether ``checkpoint=FILE`` takes the place of the run's own.
+    """
 
     def __init__(self, config: Config):
         if not config.tag:
@@ -26,11 +32,12 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.launches = self.path / ".launches"
-        self.tag = config.tag
+        self.recipe, self.tag = config.recipe, config.tag
+        self.configuration = config
 
-    def refuse_existing(self, config: Config) -> None:
+    def refuse_existing(self) -> None:
         """Raise UserError where a run of that tag already is, unless ``overwrite=true``."""
-        if self.config.exists() and not config.overwrite:
+        if self.config.exists() and not self.configuration.overwrite:
             raise UserError(
                 f"{self.path} already holds a run of tag '{self.tag}': continue it with resume, "
                 "choose another tag, or replace it with overwrite=true"
@@ -39,18 +46,17 @@ class RunFolder:
             with self.hold():
                 pass
 
-    def restart(self, config: Config, launches: Sequence[str]) -> Path | None:
+    def restart(self, launches: Sequence[str]) -> Path | None:
         """The checkpoint from which ``train`` goes on where torchrun restarts it; None where it begins.
 
         Args:
-            config: of the run.
             launches: ids of the job's launchers, one a machine; they outlive the processes that they restart.
 
         Raises:
             UserError: from ``refuse_existing``, where the run in this folder is of none of them.
         """
         if not self.launches.exists() or not set(launches) & set(self.launches.read_text().split()):
-            self.refuse_existing(config)
+            self.refuse_existing()
             return None
         latest = self.checkpoints / "latest.pth"
         return latest if latest.exists() else None
@@ -67,20 +73,20 @@ class RunFolder:
                 ) from None
             yield
 
-    def create(self, config: Config, launches: Sequence[str] = ()) -> None:
-        """Make the folder of a new run, in place of an old one if there is one; record ``config`` and who made it."""
+    def create(self, launches: Sequence[str] = ()) -> None:
+        """Make the folder of a new run, in place of an old one; record its configuration and who made it."""
         if self.config.exists():
             shutil.rmtree(self.path)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(self.launches, lambda file: file.write("\n".join(launches).encode()))
         # `overwrite` is a word about this one start, not a property of the run.
-        config.overwrite = False
-        write_atomically(self.config, lambda file: file.write(to_yaml(config).encode()))
+        recorded = to_yaml(replace(self.configuration, overwrite=False))
+        write_atomically(self.config, lambda file: file.write(recorded.encode()))
 
-    def checkpoint(self, config: Config, preference: tuple[str, ...]) -> Path:
+    def checkpoint(self, preference: tuple[str, ...]) -> Path:
         """The file named by ``checkpoint=FILE``, else the first of the run's own in the order of ``preference``."""
-        if config.checkpoint.file:
-            return Path(config.checkpoint.file)
+        if self.configuration.checkpoint.file:
+            return Path(self.configuration.checkpoint.file)
         for name in preference:
             path = self.checkpoints / f"{name}.pth"
             if path.exists():

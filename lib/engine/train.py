@@ -8,18 +8,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from exts.sync_bn import convert_sync_batchnorm
-from lib import optim
 from lib.base.errors import UserError
 from lib.base.processes import catch_signals
-from lib.config import Config, TrainConfig
+from lib.config import Config
 from lib.engine.board import Board
 from lib.engine.checkpoint import CheckpointFiles, random_state, restore_random_state
 from lib.engine.distribute import World, join_world, use_bfloat16
@@ -27,6 +26,7 @@ from lib.engine.ema import WeightAverage
 from lib.engine.evaluate import Evaluator
 from lib.engine.loader import eval_loader, train_loader
 from lib.engine.log import MetricsFile, Progress, log_to, logger, memory_gib
+from lib.engine.optimizer import build_optimizer, build_schedule
 from lib.engine.runs import RunFolder
 from lib.engine.task import Task
 from lib.weights.loading import averaged_weights, load_checkpoint, load_model, start_from
@@ -37,22 +37,19 @@ def train(task: Task, config: Config, folder: RunFolder) -> None:
     with join_world(config.device) as world:
         launches = [launch for launch in world.gather(os.environ.get("LAUNCH_ID")) if launch]
         # One process looks for all: to the others, the folder may already show what this one makes next.
-        checkpoint = world.gather(folder.restart(config, launches) if world.is_main else None)[0]
-        if checkpoint:
-            config.pretrained = ""
-        trainer = Trainer(task, config, folder, world)
+        checkpoint = world.gather(folder.restart(launches) if world.is_main else None)[0]
+        trainer = Trainer(task, config, folder, world, pretrained="" if checkpoint else config.pretrained)
         if checkpoint:
             trainer.restore(checkpoint)
         elif world.is_main:
-            folder.create(config, launches)
+            folder.create(launches)
         world.wait()
         trainer.run()
 
 
 def resume(task: Task, config: Config, folder: RunFolder) -> None:
     """Continue a run from its last checkpoint, or from ``checkpoint=FILE``."""
-    config.pretrained = ""
-    path = folder.checkpoint(config, ("latest",))
+    path = folder.checkpoint(("latest",))
     with join_world(config.device) as world:
         trainer = Trainer(task, config, folder, world)
         trainer.restore(path)
@@ -68,45 +65,28 @@ def require_compiler() -> None:
         )
 
 
-def build_optimizer(train: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser of what is not frozen in ``network``."""
-    return optim.build_optimizer(
-        network,
-        train.optimizer,
-        lr=train.lr,
-        momentum=train.momentum,
-        betas=train.betas,
-        weight_decay=train.weight_decay,
-        head_lr_factor=train.head_lr_factor,
-    )
-
-
-def build_schedule(train: TrainConfig, optimizer: torch.optim.Optimizer, iteration: int = 0) -> LambdaLR:
-    """The learning rates from ``iteration`` on."""
-    return optim.build_schedule(
-        optimizer,
-        train.schedule,
-        max_iters=train.max_iters,
-        power=train.power,
-        min_lr=train.min_lr,
-        steps=train.steps,
-        step_factor=train.step_factor,
-        warmup_iters=train.warmup_iters,
-        warmup_start=train.warmup_start,
-        iteration=iteration,
-    )
-
-
 class Trainer:
     """One run in one process: data, model, optimiser, and the files it leaves.
+
+    Args:
+        task: what is trained.
+        config: read here and nowhere later: how it is trained.
+        folder: of the run.
+        world: the job's processes.
+        pretrained: file of weights to start from, if any.
 
     Raises:
         UserError: from whichever part the user's configuration, data or files make impossible.
     """
 
-    def __init__(self, task: Task, config: Config, folder: RunFolder, world: World):
-        self.task, self.config, self.folder, self.world = task, config, folder, world
-        settings = config.train
+    def __init__(self, task: Task, config: Config, folder: RunFolder, world: World, *, pretrained: str = ""):
+        self.task, self.folder, self.world = task, folder, world
+        self.settings = settings = config.train
+        self.validation, self.log_interval, self.save_interval = (
+            config.val,
+            config.log.interval,
+            config.checkpoint.interval,
+        )
         if settings.compile:
             require_compiler()
         self.train_data = task.train_data()
@@ -114,8 +94,8 @@ class Trainer:
         self.loss = task.loss(world).to(world.device)
         self.model = task.network()
         self.notes = []
-        if config.pretrained:
-            self.notes.append(start_from(self.model, config.pretrained))
+        if pretrained:
+            self.notes.append(start_from(self.model, pretrained))
         if world.size > 1:
             convert_sync_batchnorm(self.model)
         self.model.freeze(stages=settings.freeze_stages, norm=settings.freeze_norm)
@@ -126,6 +106,26 @@ class Trainer:
         self.evaluator = Evaluator(task, self.average.network if self.average else self.model, world, settings)
         self.optimizer = build_optimizer(settings, self.model)
         self.schedule = build_schedule(settings, self.optimizer)
+        self.batches_from = partial(
+            train_loader,
+            self.train_data,
+            batch_size=settings.batch_size,
+            micro_batch=settings.micro_batch,
+            rank=world.rank,
+            world_size=world.size,
+            iterations=settings.max_iters,
+            seed=config.seed,
+            workers=config.data.workers,
+            pin_memory=world.device.type == "cuda",
+        )
+        self.val_batches = partial(
+            eval_loader,
+            self.val_data,
+            rank=world.rank,
+            world_size=world.size,
+            workers=config.data.workers,
+            pin_memory=world.device.type == "cuda",
+        )
         self.checkpoints = CheckpointFiles(folder.checkpoints, config.checkpoint.keep)
         self.iteration = 0
         self.best_score = -1.0
@@ -153,14 +153,14 @@ class Trainer:
         settings = [{key: group[key] for key in group if key != "params"} for group in self.optimizer.param_groups]
         try:
             is_adamw = "betas" in state["optimizer"]["param_groups"][0]
-            if is_adamw != (self.config.train.optimizer == "adamw"):
+            if is_adamw != (self.settings.optimizer == "adamw"):
                 raise ValueError(f"it was trained with train.optimizer={'adamw' if is_adamw else 'sgd'}")
             self.optimizer.load_state_dict(state["optimizer"])
         except (KeyError, ValueError) as error:
             raise UserError(f"cannot resume from {path}: {error}") from None
         for group, setting in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(setting)
-        self.schedule = build_schedule(self.config.train, self.optimizer, self.iteration)
+        self.schedule = build_schedule(self.settings, self.optimizer, self.iteration)
         self.best_score = state[self._best_key]
         self.validation_is_due = state["validation_is_due"]
         self.unlogged, self.loss_names = state["unlogged"], state.get("loss_names", [])
@@ -170,7 +170,7 @@ class Trainer:
 
     def run(self) -> None:
         """Train until ``train.max_iters``, or until a signal asks to stop; a checkpoint is left either way."""
-        config, total = self.config, self.config.train.max_iters
+        total, validation = self.settings.max_iters, self.validation
         with ExitStack() as stack:
             if self.world.is_main:
                 stack.enter_context(self.folder.hold())
@@ -178,11 +178,11 @@ class Trainer:
             caught = stack.enter_context(catch_signals())
             stack.enter_context(self.world.stop_with_others(caught))
             self._open_outputs(stack)
-            batches = self._open_data(stack)
+            batches = iter(stack.enter_context(self.batches_from(start_iteration=self.iteration)))
             self._open_network()
             # Setting up drew random numbers; the run's own stream starts, or goes on, here.
             restore_random_state(self.random_state, self.world.device)
-            if self.iteration == 0 and config.val.interval and config.val.at_start:
+            if self.iteration == 0 and validation.interval and validation.at_start:
                 self.validation_is_due = True
             self.images_since, self.clock_since = 0, time.perf_counter()
             if self.validation_is_due and self._validate(caught):
@@ -190,14 +190,14 @@ class Trainer:
             while self.iteration < total and not self.world.any(bool(caught)):
                 self._step(batches)
                 is_last, is_best = self.iteration == total, False
-                if self.iteration % config.log.interval == 0 or is_last:
+                if self.iteration % self.log_interval == 0 or is_last:
                     self._log()
-                if config.val.interval and (self.iteration % config.val.interval == 0 or is_last):
+                if validation.interval and (self.iteration % validation.interval == 0 or is_last):
                     # Saved first: a validation image that cannot be read must not cost what was learnt so far.
                     self.validation_is_due = True
                     self._save(is_best=False)
                     is_best = self._validate(caught)
-                if self.iteration % config.checkpoint.interval == 0 or is_last or is_best:
+                if self.iteration % self.save_interval == 0 or is_last or is_best:
                     self._save(is_best)
             if self.iteration < total or self.validation_is_due:
                 self._save(is_best=False)
@@ -206,8 +206,8 @@ class Trainer:
             logger.info(f"finished {total} iterations; the run is in {self.folder.path}")
 
     def _open_outputs(self, stack: ExitStack) -> None:
-        config, world = self.config, self.world
-        self.progress = Progress(self.iteration, config.train.max_iters, is_shown=world.is_main)
+        world = self.world
+        self.progress = Progress(self.iteration, self.settings.max_iters, is_shown=world.is_main)
         stack.callback(self.progress.close)
         self.metrics = self.board = None
         if world.is_main:
@@ -219,30 +219,14 @@ class Trainer:
             logger.info(note)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         logger.info(
-            f"{config.recipe}: {parameters / 1e6:.1f} M parameters, {len(self.train_data)} training images, "
+            f"{self.folder.recipe}: {parameters / 1e6:.1f} M parameters, {len(self.train_data)} training images, "
             f"{world.size} x {world.device.type}, {'bfloat16' if self.bfloat16 else 'float32'}"
         )
 
-    def _open_data(self, stack: ExitStack) -> Iterator[dict]:
-        config, world = self.config, self.world
-        loader = train_loader(
-            self.train_data,
-            batch_size=config.train.batch_size,
-            micro_batch=config.train.micro_batch,
-            rank=world.rank,
-            world_size=world.size,
-            start_iteration=self.iteration,
-            iterations=config.train.max_iters,
-            seed=config.seed,
-            workers=config.data.workers,
-            pin_memory=world.device.type == "cuda",
-        )
-        return iter(stack.enter_context(loader))
-
     def _open_network(self) -> None:
-        config, world = self.config, self.world
-        share = config.train.batch_size // world.size
-        self.accumulation = share // (config.train.micro_batch or share)
+        settings, world = self.settings, self.world
+        share = settings.batch_size // world.size
+        self.accumulation = share // (settings.micro_batch or share)
         self.network: nn.Module = self.model
         if world.size > 1:
             self.network = nn.parallel.DistributedDataParallel(
@@ -253,7 +237,7 @@ class Trainer:
                 static_graph=self.accumulation == 1,
             )
         self.network.train()
-        if config.train.compile:
+        if settings.compile:
             self.network = torch.compile(self.network)
 
     def _step(self, batches: Iterator[dict]) -> None:
@@ -277,7 +261,7 @@ class Trainer:
             # What a resumed run has not logged yet is of other losses than the user asks for now.
             self.unlogged.clear()
         self.loss_names = list(parts)
-        self.images_since += self.config.train.batch_size
+        self.images_since += self.settings.batch_size
         self.unchecked.append((self.iteration, files, torch.stack(losses).mean(0)))
         self.progress.advance()
         # Looking at a loss waits for the device: on a GPU only before a row, a validation or a checkpoint.
@@ -286,8 +270,8 @@ class Trainer:
 
     def _update(self) -> None:
         """From the gradients to the weights of the next iteration."""
-        if self.config.train.clip_grad_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_grad_norm)
+        if self.settings.clip_grad_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm)
         self.optimizer.step()
         # At once, so that the next batch goes forward in the memory of these gradients.
         self.optimizer.zero_grad(set_to_none=True)
@@ -322,7 +306,7 @@ class Trainer:
         rate = self.images_since / (time.perf_counter() - self.clock_since)
         means = torch.tensor(self.unlogged, dtype=torch.float64).mean(0).tolist()
         self.unlogged.clear()
-        batch_size = self.config.train.batch_size
+        batch_size = self.settings.batch_size
         row = {
             "iter": self.iteration,
             "epoch": round(self.iteration * batch_size / len(self.train_data), 4),
@@ -330,7 +314,7 @@ class Trainer:
             "lr": self.lr,
             "images_per_s": round(rate, 3),
             "memory_gib": round(memory_gib(self.world.device), 3),
-            "left_s": round((self.config.train.max_iters - self.iteration) * batch_size / rate, 1),
+            "left_s": round((self.settings.max_iters - self.iteration) * batch_size / rate, 1),
         }
         if self.world.is_main:
             self.progress.show(row, self.loss_names[1:])
@@ -343,20 +327,14 @@ class Trainer:
         """Score the validation images; returns whether this is the best score so far."""
         self._check_losses()
         started = time.perf_counter()
-        config, world = self.config, self.world
+        world = self.world
         pictures = []
 
         def keep_picture(meta: dict, image: Tensor, prediction: Any) -> None:
-            if world.is_main and len(pictures) < config.val.pictures:
+            if world.is_main and len(pictures) < self.validation.pictures:
                 pictures.append((meta["name"], self.task.picture(image, prediction)))
 
-        with eval_loader(
-            self.val_data,
-            rank=world.rank,
-            world_size=world.size,
-            workers=config.data.workers,
-            pin_memory=world.device.type == "cuda",
-        ) as loader:
+        with self.val_batches() as loader:
             self.validation_is_due = not self.evaluator(loader, keep_picture, stop=caught)
         if self.validation_is_due:
             return False
@@ -387,7 +365,7 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "iteration": self.iteration,
-                "sampler": {"position": self.iteration * self.config.train.batch_size},
+                "sampler": {"position": self.iteration * self.settings.batch_size},
                 "random": random,
                 self._best_key: self.best_score,
                 "validation_is_due": self.validation_is_due,

@@ -52,6 +52,7 @@ def open_run(file: str, overrides: Sequence[str], *, needs_run: bool) -> tuple[C
     if folder.config.exists():
         recorded = load_config(folder.config, overrides)
         recorded.recipe, recorded.tag = config.recipe, config.tag
+        folder.configuration = recorded
         return recorded, folder
     if needs_run or not config.checkpoint.file:
         remedy = "train it first" if needs_run else "train it first, or give checkpoint=FILE"

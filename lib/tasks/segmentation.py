@@ -26,6 +26,7 @@ from lib.keys import (
     positive_entries,
     probability,
 )
+from lib.tasks._network import ModelConfig, backbone_spec, join
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,17 +53,6 @@ WINDOW_STEP = Allowed(
 )
 
 DATASET = Allowed(lambda config: f"choose one of {', '.join(datasets())}", lambda name, config: name in datasets())
-
-
-def registered(registry: str) -> Allowed:
-    """A name in one of the registries of ``lib.models``, which looks it up itself when it builds."""
-
-    def words(config: Any) -> str:
-        from lib import models
-
-        return f"choose one of {', '.join(getattr(models, registry))}"
-
-    return Allowed(words, lambda name, config: True)
 
 
 @dataclass
@@ -97,59 +87,6 @@ class DataConfig(common.DataConfig):
     """A crop with a larger share of one class is drawn again, up to ten times; 1 takes every crop."""
     flip: float = key(0.5, probability())
     """Probability of a horizontal flip."""
-
-
-@dataclass
-class BackboneConfig:
-    name: str = key("resnet101", registered("BACKBONES"))
-    """A key of ``lib.models.BACKBONES``."""
-    stem: str = key("deep", one_of("deep", "v1c", "plain"))
-    """Of a ResNet: ``deep``: three 3x3 convolutions; ``v1c``: three of half the channels; ``plain``: one of 7x7."""
-    output_stride: int = key(8, one_of(8, 16, 32))
-    """Input pixels per position of the last stage of a ResNet or MobileNet: 8, 16 or 32."""
-    multi_grid: list[int] = key([1, 1, 1])
-    """Of a ResNet: dilation factors of the last stage's blocks."""
-    options: dict[str, Any] = key({})
-    """Further keyword arguments of the backbone's class, whose docstring explains them."""
-
-
-@dataclass
-class BlockConfig:
-    name: str = key("disentangled", registered("BLOCKS"))
-    """A key of ``lib.models.BLOCKS``."""
-    options: dict[str, Any] = key({})
-    """Keyword arguments of the block's class, whose docstring explains them."""
-
-
-@dataclass
-class HeadConfig:
-    name: str = key("nonlocal", registered("HEADS"))
-    """A key of ``lib.models.HEADS``: ``nonlocal``, ``fcn`` (the same head without a block), ``psp``, ..."""
-    dropout: float = key(0.1, probability())
-    """Probability of dropping a channel before the classifier."""
-    block: BlockConfig = field(default_factory=BlockConfig)
-    """What the head ``nonlocal`` has inside; heads without a block pass over it."""
-    options: dict[str, Any] = key({})
-    """Further keyword arguments of the head's class, whose docstring explains them."""
-
-
-@dataclass
-class AuxConfig:
-    enabled: bool = key(True)
-    """Whether a classifier on the second-last stage helps the training."""
-    dropout: float = key(0.1, probability())
-    """Probability of dropping a channel before the classifier."""
-    options: dict[str, Any] = key({})
-    """Further keyword arguments of ``lib.models.heads.fcn.AuxiliaryHead``."""
-
-
-@dataclass
-class ModelConfig:
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    head: HeadConfig = field(default_factory=HeadConfig)
-    aux: AuxConfig = field(default_factory=AuxConfig)
-    align_corners: bool = key(True)
-    """How logits are brought to the input's size."""
 
 
 @dataclass
@@ -306,12 +243,12 @@ class Segmentation:
         torch.manual_seed(self.config.seed)
         return build_segmentor(
             num_classes=len(self.table),
-            backbone=_backbone_spec(model.backbone),
+            backbone=backbone_spec(model.backbone),
             head={
-                **_join({"name": model.head.name, "dropout": model.head.dropout}, model.head.options, "model.head"),
+                **join({"name": model.head.name, "dropout": model.head.dropout}, model.head.options, "model.head"),
                 "block": {"name": model.head.block.name, **model.head.block.options},
             },
-            aux=_join({"dropout": model.aux.dropout}, model.aux.options, "model.aux") if model.aux.enabled else None,
+            aux=join({"dropout": model.aux.dropout}, model.aux.options, "model.aux") if model.aux.enabled else None,
             align_corners=model.align_corners,
         )
 
@@ -405,23 +342,3 @@ class Segmentation:
 
 
 TASK = Segmentation
-
-
-def _backbone_spec(config: BackboneConfig) -> dict[str, Any]:
-    """The backbone's name and options; what every backbone has a key for but this one no option must be unchanged."""
-    from lib.models import BACKBONES
-    from lib.models.options import option_names
-
-    names = {name: value for name, value in asdict(config).items() if name != "options"}
-    known = option_names(BACKBONES[config.name]) if config.name in BACKBONES else names
-    for name, default in asdict(BackboneConfig()).items():
-        if name in names and name not in ("name", *known) and names.pop(name) != default:
-            raise UserError(f"model.backbone.{name} is not for {config.name}: leave it at its default, {default}")
-    return _join(names, config.options, "model.backbone")
-
-
-def _join(names: dict[str, Any], options: dict[str, Any], path: str) -> dict[str, Any]:
-    """Both, if they do not say the same thing twice."""
-    for name in names.keys() & options.keys() | {"name", "block"} & options.keys():
-        raise UserError(f"{path}.options.{name} has a key of its own: set {path}.{name}")
-    return names | options
