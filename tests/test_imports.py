@@ -42,10 +42,8 @@ def test_a_folder_imports_only_what_is_below_it(arrows, folder, below):
 
 def test_training_starts_without_a_task_in_memory():
     code = "import sys, lib.engine.train, lib.engine.evaluate\n"
-    code += (
-        "strangers = ('datasets', 'lib.tasks', 'lib.losses', 'lib.scores', 'lib.vis', 'lib.models', 'lib.inference')\n"
-    )
-    code += "print([name for name in sys.modules if name.startswith(strangers)])"
+    strangers = ("datasets", "lib.tasks", "lib.losses", "lib.scores", "lib.vis", "lib.models", "lib.inference")
+    code += f"print([name for name in sys.modules if name.startswith({strangers})])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -82,11 +82,8 @@ class Trainer:
     def __init__(self, task: Task, config: Config, folder: RunFolder, world: World, *, pretrained: str = ""):
         self.task, self.folder, self.world = task, folder, world
         self.settings = settings = config.train
-        self.validation, self.log_interval, self.save_interval = (
-            config.val,
-            config.log.interval,
-            config.checkpoint.interval,
-        )
+        self.validation = config.val
+        self.log_interval, self.save_interval = config.log.interval, config.checkpoint.interval
         if settings.compile:
             require_compiler()
         self.train_data = task.train_data()
@@ -106,26 +103,22 @@ class Trainer:
         self.evaluator = Evaluator(task, self.average.network if self.average else self.model, world, settings)
         self.optimizer = build_optimizer(settings, self.model)
         self.schedule = build_schedule(settings, self.optimizer)
+        loading = {
+            "rank": world.rank,
+            "world_size": world.size,
+            "workers": config.data.workers,
+            "pin_memory": world.device.type == "cuda",
+        }
         self.batches_from = partial(
             train_loader,
             self.train_data,
             batch_size=settings.batch_size,
             micro_batch=settings.micro_batch,
-            rank=world.rank,
-            world_size=world.size,
             iterations=settings.max_iters,
             seed=config.seed,
-            workers=config.data.workers,
-            pin_memory=world.device.type == "cuda",
+            **loading,
         )
-        self.val_batches = partial(
-            eval_loader,
-            self.val_data,
-            rank=world.rank,
-            world_size=world.size,
-            workers=config.data.workers,
-            pin_memory=world.device.type == "cuda",
-        )
+        self.val_batches = partial(eval_loader, self.val_data, **loading)
         self.checkpoints = CheckpointFiles(folder.checkpoints, config.checkpoint.keep)
         self.iteration = 0
         self.best_score = -1.0

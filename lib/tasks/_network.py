@@ -71,7 +71,21 @@ class ModelConfig:
     """How logits are brought to the input's size."""
 
 
-def backbone_spec(config: BackboneConfig) -> dict[str, Any]:
+def network_options(model: ModelConfig) -> dict[str, Any]:
+    """What ``lib.models.build_segmentor`` is given, but for the number of classes."""
+    head, aux = model.head, model.aux
+    return {
+        "backbone": _backbone_options(model.backbone),
+        "head": {
+            **_join({"name": head.name, "dropout": head.dropout}, head.options, "model.head"),
+            "block": {"name": head.block.name, **head.block.options},
+        },
+        "aux": _join({"dropout": aux.dropout}, aux.options, "model.aux") if aux.enabled else None,
+        "align_corners": model.align_corners,
+    }
+
+
+def _backbone_options(config: BackboneConfig) -> dict[str, Any]:
     """The backbone's name and options; what every backbone has a key for but this one no option must be unchanged."""
     from lib.models import BACKBONES
     from lib.models.options import option_names
@@ -81,10 +95,10 @@ def backbone_spec(config: BackboneConfig) -> dict[str, Any]:
     for name, default in asdict(BackboneConfig()).items():
         if name in names and name not in ("name", *known) and names.pop(name) != default:
             raise UserError(f"model.backbone.{name} is not for {config.name}: leave it at its default, {default}")
-    return join(names, config.options, "model.backbone")
+    return _join(names, config.options, "model.backbone")
 
 
-def join(names: dict[str, Any], options: dict[str, Any], path: str) -> dict[str, Any]:
+def _join(names: dict[str, Any], options: dict[str, Any], path: str) -> dict[str, Any]:
     """Both, if they do not say the same thing twice."""
     for name in names.keys() & options.keys() | {"name", "block"} & options.keys():
         raise UserError(f"{path}.options.{name} has a key of its own: set {path}.{name}")

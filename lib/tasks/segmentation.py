@@ -26,7 +26,7 @@ from lib.keys import (
     positive_entries,
     probability,
 )
-from lib.tasks._network import ModelConfig, backbone_spec, join
+from lib.tasks._network import ModelConfig, network_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -239,18 +239,8 @@ class Segmentation:
 
         from lib.models import build_segmentor
 
-        model = self.config.model
         torch.manual_seed(self.config.seed)
-        return build_segmentor(
-            num_classes=len(self.table),
-            backbone=backbone_spec(model.backbone),
-            head={
-                **join({"name": model.head.name, "dropout": model.head.dropout}, model.head.options, "model.head"),
-                "block": {"name": model.head.block.name, **model.head.block.options},
-            },
-            aux=join({"dropout": model.aux.dropout}, model.aux.options, "model.aux") if model.aux.enabled else None,
-            align_corners=model.align_corners,
-        )
+        return build_segmentor(num_classes=len(self.table), **network_options(self.config.model))
 
     def loss(self, peers: "Peers") -> "SegmentationLoss":
         """The training loss, of the pixels of all ``peers``."""
