@@ -1,16 +1,20 @@
 """Keys of the configuration: declared once, and checked, explained and complained of in the same words."""
 
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 
+from datasets.seg.dataset import Pixels
 from lib.base.errors import UserError
 from lib.inference import predictor
 from lib.keys import at_least, bounds, complaints, entries, get, key, keys, length, one_of
 from lib.losses import SegmentationLoss
 from lib.models import BACKBONES, BLOCKS, HEADS
+from lib.models.backbones.resnet import ResNet
+from lib.models.options import option_types
 from lib.optim import build_optimizer, build_schedule
 from lib.tasks import load_config, tasks
 
@@ -107,6 +111,7 @@ class TestChoices:
             ("loss.extra", lambda name: SegmentationLoss(extra={name: 1.0})),
             ("val.mode", lambda mode: predictor(mode, window=(8, 8))),
             ("val.combine", lambda way: predictor("ms", window=(8, 8), combine=way)),
+            ("data.color_order", lambda order: Pixels(order, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
             ("val.interpolation", lambda way: predictor("ss", window=(8, 8), interpolation=way)),
         ],
     )
@@ -129,6 +134,11 @@ class TestChoices:
         for name in self.choices("train.schedule"):
             optimizer = build_optimizer(network, lr=0.1, weight_decay=0.0)
             assert build_schedule(optimizer, name, max_iters=2).get_last_lr() == [0.1]
+
+    @pytest.mark.parametrize("option", ["stem", "output_stride"])
+    def test_backbones_are_annotated_with_what_their_keys_allow(self, option):
+        annotated = typing.get_args(option_types(ResNet)[option])
+        assert self.choices(f"model.backbone.{option}") == [str(choice) for choice in annotated]
 
     @pytest.mark.parametrize(
         "name, registry",
