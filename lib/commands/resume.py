@@ -4,9 +4,7 @@ import argparse
 
 from lib.commands._options import add_configuration
 
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    add_configuration(parser)
+add_options = add_configuration
 
 
 def run(options: argparse.Namespace) -> None:

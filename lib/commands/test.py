@@ -6,9 +6,8 @@ Label images and overlays in the run's folder ``test/``; scores too where the la
 import argparse
 
 from lib.commands import val
-from lib.commands.val import add_options
 
-__all__ = ["add_options", "run"]
+add_options = val.add_options
 
 
 def run(options: argparse.Namespace) -> None:
