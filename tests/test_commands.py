@@ -85,6 +85,7 @@ RECIPE = ROOT / "configs" / "seg" / "camvid" / "fcn_r101.yaml"
         (["models", "data.crop_size=[64,64]"], "name it with --config"),
         (["models", "--config", RECIPE, "train.lr=1"], "models looks at data.crop_size alone: leave train.lr=1 out"),
         (["models", "--print-config"], "required: --config"),
+        (["train", "--config", RECIPE, "--print-config", "faster"], "'faster' is not of the form key=value"),
         (["import-weights", "--config", RECIPE, "a.pth", "seed=3"], "needs two files"),
         (["explain", "train.lrr"], "no key or group train.lrr: did you mean train.lr?"),
     ],

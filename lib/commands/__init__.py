@@ -76,4 +76,4 @@ def _overview(commands: dict[str, Path]) -> str:
 
 
 def _docstring(file: Path) -> str:
-    return ast.get_docstring(ast.parse(file.read_text()))
+    return ast.get_docstring(ast.parse(file.read_text())).replace("``", "")

@@ -10,19 +10,21 @@ SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 
 
 def add_configuration(
-    parser: argparse.ArgumentParser, *, required: bool = True, words: str = "configuration values"
+    parser: argparse.ArgumentParser, *, required: bool = True, words: str = "", meaning: str = ""
 ) -> None:
     """Add the options; the values end up as ``config`` and ``overrides``.
 
     Args:
         required: whether there must be a ``--config``.
-        words: what stands beside the options.
+        words, meaning: what the command takes beside ``key=value``, if anything; ``split_words`` tells them apart.
     """
+    meaning = ", ".join(filter(None, [meaning, "configuration values (main.py explain lists all keys)"]))
     parser.add_argument(
         "--config", metavar="FILE", required=required, help="a recipe below configs/, or a run's config.yaml"
     )
     parser.add_argument("--print-config", action="store_true", help="show the merged configuration and stop")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"{words}; main.py explain lists all keys")
+    parser.add_argument("overrides", nargs="*", metavar=f"{words} key=value".strip(), help=meaning)
+    parser.set_defaults(takes_words=bool(words))
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -35,7 +37,8 @@ def print_configuration(options: argparse.Namespace) -> None:
     from lib.recipes import to_yaml
     from lib.tasks import load_config
 
-    print(to_yaml(load_config(options.config, split_words(options.overrides)[1])), end="")
+    overrides = split_words(options.overrides)[1] if options.takes_words else options.overrides
+    print(to_yaml(load_config(options.config, overrides)), end="")
 
 
 class AtLeastOne(argparse.Action):

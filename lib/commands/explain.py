@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "main.py explain [KEY ...] [--config FILE] [key=value ...]"
-    add_configuration(parser, required=False, words="keys or groups to explain, all unless given, and values")
+    add_configuration(parser, required=False, words="KEY", meaning="keys or groups to explain (all unless given)")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from lib.commands._options import add_configuration, split_words
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "main.py import-weights SRC DST --config FILE [key=value ...]"
-    add_configuration(parser, words="the file SRC to read, the file DST to write, and configuration values")
+    add_configuration(parser, words="SRC DST", meaning="the file to read and the file to write")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -9,7 +9,8 @@ CROP = "data.crop_size"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add_configuration(parser, required=False, words=f"{CROP}=[WIDTH,HEIGHT], with --config")
+    parser.usage = f"main.py models [--config FILE [{CROP}=[WIDTH,HEIGHT]]]"
+    add_configuration(parser, required=False)
 
 
 def run(options: argparse.Namespace) -> None:
