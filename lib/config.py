@@ -121,7 +121,7 @@ class LogConfig:
 @dataclass
 class Config:
     task: str = key("seg", name_of_a_folder())
-    """First folder below the runs' root."""
+    """What is trained, ``seg`` for segmentation: a file in ``lib/tasks``; and the first folder of its runs."""
     recipe: str = key("", name_of_a_folder())
     """Name of the recipe; the name of the configuration file unless set."""
     tag: str = key("", name_of_a_folder())
