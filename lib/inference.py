@@ -8,15 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.seg.augment import fit_factor
+from datasets.seg.dataset import Pixels
+from lib import resizing
 from lib.base.errors import UserError
+from lib.resizing import Size
 
 Segmentor = Callable[[Tensor], dict[str, Tensor]]
 """image [B, 3, H, W] -> {"out": logits [B, K, H, W], ...}"""
 
-Size = tuple[int, int]
-"""(height, width) in pixels."""
+Stride = float | tuple[float, float]
+"""Step between windows: up to 1 as a part of the window, rounded down to pixels, above 1 in pixels; (across, down)
+where the two differ."""
 
+WINDOWS = ("torchcv", "mmseg")
 OPENCV_FLAGS = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
 CLASSES_AT_ONCE = 16
@@ -48,15 +52,18 @@ def predictor(
 class Predictor:
     """Inference on whole images or sliding windows, at one or more scales: a function of model and image.
 
-    Each scale's image is the normalised one resized bilinearly between pixel centres, without antialiasing: what
-    ``cv2.resize`` makes of the grey levels, but for its rounding to whole ones.
-
     Attributes:
         slides: by sliding windows rather than whole.
         window: (width, height) of the windows, in pixels.
         stride: as for ``sliding_window``.
+        windows: of an image below the window on one side: "torchcv" shows it whole, "mmseg" clips the window there and
+            slides along the other side.
         batch_size: windows in one forward pass. An image and its mirror image go through the network together where
             their pixels are no more than that, one after the other where they are more.
+        resize: how an image comes to the sizes of its scales, a key of ``lib.resizing.WAYS``: "centres" (between pixel
+            centres, in one step, nothing rounded), "torchcv" (whole grey levels to ``short_side``, then aligned
+            corners) or "mmseg" (whole grey levels, sizes rounded twice).
+        pixels: how images were normalised; with None "torchcv" and "mmseg" do not round grey levels.
         short_side: the image is resized so that its shorter side has this many pixels; 0 leaves it as it is.
         long_side: with ``short_side``: a smaller factor where the longer side would exceed this; 0 for no bound.
         pad_multiple: the resized image is padded with 0, the mean colour, at the right and the bottom until both sides
@@ -74,8 +81,11 @@ class Predictor:
 
     slides: bool
     window: tuple[int, int]
-    stride: float = 0.667
+    stride: Stride = 0.667
+    windows: str = "torchcv"
     batch_size: int = 1
+    resize: str = "centres"
+    pixels: Pixels | None = None
     short_side: int = 0
     long_side: int = 0
     pad_multiple: int = 1
@@ -90,18 +100,25 @@ class Predictor:
             raise UserError(
                 f"window {self.window[0]} x {self.window[1]} is empty: give a width and a height of at least 1"
             )
-        if not 0 < self.stride <= min(self.window):
-            raise UserError(
-                f"window stride {self.stride} would leave gaps or stand still: choose a part of the window in 0..1, or "
-                f"pixels up to {min(self.window)}"
-            )
+        for stride, side in zip(_pair(self.stride), self.window, strict=True):
+            most = side if isinstance(self.stride, tuple) else min(self.window)
+            if not 0 < stride <= most:
+                raise UserError(
+                    f"window stride {stride} would leave gaps or stand still: choose a part of the window in 0..1, or "
+                    f"pixels up to {most}"
+                )
         if self.batch_size < 1 or self.pad_multiple < 1:
             raise UserError(
                 f"batch_size {self.batch_size} and pad_multiple {self.pad_multiple} must both be at least 1"
             )
         if not self.scales or min(self.scales) <= 0:
             raise UserError(f"scales {list(self.scales)} must be one or more positive factors")
-        for name, choices in (("combine", ("sum", "mean", "softmax")), ("interpolation", ("bilinear", "bicubic"))):
+        for name, choices in (
+            ("combine", ("sum", "mean", "softmax")),
+            ("interpolation", ("bilinear", "bicubic")),
+            ("resize", resizing.WAYS),
+            ("windows", WINDOWS),
+        ):
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} '{getattr(self, name)}' is unknown: choose {', '.join(choices)}")
 
@@ -114,8 +131,7 @@ class Predictor:
         """
         size = tuple(image.shape[-2:])
         total = None
-        for scale in self.scales:
-            resized = F.interpolate(image, self.scaled_size(size, scale), mode="bilinear")
+        for resized in self._resizing.images(image, self.scales):
             for mirrored in self._groups(resized):
                 total = self._add_views(total, model, resized, mirrored, size)
         if self.combine != "sum":
@@ -124,9 +140,12 @@ class Predictor:
 
     def scaled_size(self, size: Size, scale: float) -> Size:
         """The size at which an image of ``size`` is evaluated: short and long side first, then the scale."""
-        factor = fit_factor(size, self.short_side, self.long_side)
-        height, width = (max(1, int(side * factor * scale + 0.5)) for side in size)
-        return height, width
+        return self._resizing.size(size, scale)
+
+    @property
+    def _resizing(self) -> resizing.Resizing:
+        way = resizing.WAYS[self.resize]
+        return way(short_side=self.short_side, long_side=self.long_side, pixels=self.pixels)
 
     def _groups(self, image: Tensor) -> list[list[bool]]:
         """Which views of ``image`` are evaluated together; True stands for the mirrored one."""
@@ -150,7 +169,14 @@ class Predictor:
         height, width = image.shape[-2:]
         padded = F.pad(image, (0, -width % self.pad_multiple, 0, -height % self.pad_multiple))
         if self.slides:
-            logits = sliding_window(model, padded, window=self.window, stride=self.stride, batch_size=self.batch_size)
+            logits = sliding_window(
+                model,
+                padded,
+                window=self.window,
+                stride=self.stride,
+                batch_size=self.batch_size,
+                clip=self.windows == "mmseg",
+            )
         else:
             logits = whole_image(model, padded).float()
         return logits[..., :height, :width]
@@ -181,29 +207,37 @@ def whole_image(model: Segmentor, image: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sliding_window(
-    model: Segmentor, image: Tensor, *, window: tuple[int, int], stride: float = 0.667, batch_size: int = 1
+    model: Segmentor,
+    image: Tensor,
+    *,
+    window: tuple[int, int],
+    stride: Stride = 0.667,
+    batch_size: int = 1,
+    clip: bool = False,
 ) -> Tensor:
     """Logits of overlapping windows, averaged where they overlap.
 
-    Images smaller than the window on either side are evaluated whole. Windows are summed as they come, so that memory
-    grows with ``batch_size`` and not with their number.
+    Windows are summed as they come, so that memory grows with ``batch_size`` and not with their number.
 
     Args:
         model: the segmentor, in evaluation mode.
         image: [B, 3, H, W].
         window: its (width, height) in pixels.
-        stride: step between windows: up to 1 as a part of the window, rounded down to pixels; above 1 in pixels.
+        stride: step between windows, along each side of the ``window`` as it is given.
         batch_size: windows in one forward pass.
+        clip: whether an image smaller than the window on one side is evaluated in windows as small as it on that side;
+            otherwise one that is smaller on either side is evaluated whole.
 
     Returns:
         float32 [B, K, H, W] on the image's device.
     """
     height, width = image.shape[-2:]
-    window_width, window_height = window
-    if height < window_height or width < window_width:
+    across, down = (_pixels(side, step) for side, step in zip(window, _pair(stride), strict=True))
+    window_width, window_height = (min(window[0], width), min(window[1], height)) if clip else window
+    if height < window_height or width < window_width or (clip and (height, width) == (window_height, window_width)):
         return whole_image(model, image).float()
-    rows = window_starts(height, window_height, _pixels(window_height, stride))
-    columns = window_starts(width, window_width, _pixels(window_width, stride))
+    rows = window_starts(height, window_height, down)
+    columns = window_starts(width, window_width, across)
     corners = [(index, top, left) for index in range(len(image)) for top in rows for left in columns]
     total = None
     for first in range(0, len(corners), batch_size):
@@ -249,6 +283,10 @@ def softmax_(logits: Tensor) -> Tensor:
     logits.exp_()
     logits /= logits.sum(dim=1, keepdim=True)
     return logits
+
+
+def _pair(stride: Stride) -> tuple[float, float]:
+    return stride if isinstance(stride, tuple) else (stride, stride)
 
 
 def _pixels(window: int, stride: float) -> int:

@@ -114,6 +114,8 @@ class TestMistakes:
             ("val.long_side=1040", ["val.long_side=1040", "val.short_side"]),
             ("val.combine=max", ["val.combine=max", "sum, mean, softmax"]),
             ("val.interpolation=nearest", ["val.interpolation=nearest", "bilinear, bicubic"]),
+            ("val.resize=nearest", ["val.resize=nearest", "centres, torchcv, mmseg"]),
+            ("val.windows=whole", ["val.windows=whole", "torchcv, mmseg"]),
             ("val.pad_multiple=0", ["val.pad_multiple=0", "at least 1"]),
             ("device=gpu", ["device=gpu", "auto, cpu, cuda"]),
             ("tag=a/b", ["tag=a/b", "'/'"]),

@@ -113,6 +113,8 @@ class TestChoices:
             ("val.combine", lambda way: predictor("ms", window=(8, 8), combine=way)),
             ("data.color_order", lambda order: Pixels(order, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
             ("val.interpolation", lambda way: predictor("ss", window=(8, 8), interpolation=way)),
+            ("val.resize", lambda way: predictor("ss", window=(8, 8), resize=way)),
+            ("val.windows", lambda way: predictor("ss", window=(8, 8), windows=way)),
         ],
     )
     def test_the_part_takes_them_and_no_other(self, name, build):

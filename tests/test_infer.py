@@ -126,6 +126,36 @@ def test_an_image_smaller_than_the_window_on_either_side_is_evaluated_whole(size
     assert torch.equal(logits, pointwise(image)["out"])
 
 
+@pytest.mark.parametrize("size", [(12, 60), (60, 20), (12, 20), (16, 24), (16, 25), (45, 77)])
+@pytest.mark.parametrize("stride", [0.667, 7, (9, 5)])
+def test_clipped_windows_slide_along_the_other_side_and_average(size, stride):
+    image, model = random_image(*size, batch=2), Recorder()
+    clipped = (min(size[0], 16), min(size[1], 24))
+    logits = sliding_window(positional, image, window=(24, 16), stride=stride, clip=True)
+    across, down = stride if isinstance(stride, tuple) else (stride, stride)
+    steps = [int(side * step) if step <= 1 else step for side, step in ((16, down), (24, across))]
+    total, count = torch.zeros(2, 2, *size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+    for top in starts_in_words(size[0], clipped[0], steps[0]):
+        for left in starts_in_words(size[1], clipped[1], steps[1]):
+            for row in range(clipped[0]):
+                for column in range(clipped[1]):
+                    position = torch.tensor([row, column]) + image[:, :1, top + row, left + column].double()
+                    total[:, :, top + row, left + column] += position
+                    count[top + row, left + column] += 1
+    assert count.min() > 0
+    torch.testing.assert_close(logits, (total / count).float())
+    sliding_window(model, image, window=(24, 16), stride=stride, clip=True)
+    assert set(model.sizes) == {clipped}
+
+
+def test_strides_of_their_own_along_each_side():
+    image = random_image(45, 77)
+    model = Recorder()
+    logits = sliding_window(model, image, window=(24, 16), stride=(20, 0.5))
+    assert len(model.shapes) == len(starts_in_words(45, 16, 8)) * len(starts_in_words(77, 24, 20))
+    torch.testing.assert_close(logits, pointwise(image)["out"])
+
+
 def test_low_precision_logits_are_averaged_in_float32():
     def constant(image):
         return {"out": torch.full((len(image), 2, *image.shape[2:]), 1.7, dtype=torch.bfloat16)}
@@ -316,6 +346,10 @@ def test_single_scale_modes_leave_scales_and_flips_aside():
         ("ms", {"scales": (1.0, -0.5)}, "-0.5"),
         ("ms", {"combine": "max"}, "'max'.*sum, mean, softmax"),
         ("ms", {"interpolation": "nearest"}, "'nearest'.*bilinear, bicubic"),
+        ("ss", {"resize": "nearest"}, "resize 'nearest'.*centres, torchcv, mmseg"),
+        ("sscrop", {"windows": "whole"}, "windows 'whole'.*torchcv, mmseg"),
+        ("sscrop", {"stride": (25, 16)}, "25.*gaps.*24"),
+        ("sscrop", {"stride": (24, 17)}, "17.*gaps.*16"),
     ],
 )
 def test_protocols_that_cannot_be_are_named(mode, settings, words):

@@ -132,6 +132,19 @@ def test_multi_scale_windows_are_recorded_with_their_scores(val):
     assert used["interpolation"] == "bicubic" and used["align_corners"] is True and 0 <= metrics["miou"] <= 1
 
 
+@pytest.mark.parametrize("resize", ["torchcv", "mmseg"])
+def test_labels_and_pictures_of_resized_grey_levels_have_the_images_size(val, data_root, resize):
+    protocol = ("val.mode=ms", "val.scales=[0.5,1.5]", "val.short_side=40", "val.long_side=56", f"val.resize={resize}")
+    done = val(*protocol, "val.extremes=1")
+    used = done.metrics["protocol"]
+    assert used["resize"] == resize and used["pixels"]["mean"] == DataConfig().mean
+    for path in (data_root / "val" / "image").iterdir():
+        size = read(path).shape[:2]
+        assert read(done.folder / "label" / f"{path.stem}.png").shape == size
+        assert read(done.folder / "vis" / f"{path.stem}.jpg").shape[:2] == size
+    assert len(list((done.folder / "extremes").iterdir())) == 2
+
+
 def test_labels_are_zipped_on_demand(val, data_root):
     folder = val("val.mode=ss", "val.zip=true", phase="test").folder
     with zipfile.ZipFile(folder / "label.zip") as archive:

@@ -64,6 +64,14 @@ class Pixels:
             # There are 256 possible answers: one look-up does the shift, its saturation, and the normalisation.
             cv2.LUT(plane, ((levels - mean) / std).astype(np.float32), dst=target)
 
+    def restore(self, image: torch.Tensor) -> np.ndarray:
+        """The grey levels behind a normalised ``image`` (float [3, H, W]), rounded: uint8 [H, W, 3], BGR."""
+        std, mean = torch.tensor([self.std, self.mean], dtype=torch.float32, device=image.device)[..., None, None]
+        levels = (image.detach().float() * std + mean).round_().clamp_(0, 255).to(torch.uint8)
+        if self.color_order == "rgb":
+            levels = levels.flip(0)
+        return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
+
 
 def list_samples(root: str | Path, split: str, labelled: bool = True) -> list[Sample]:
     """List the images of ``split`` ("train", "val" or "test"), sorted by name.

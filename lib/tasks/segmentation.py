@@ -122,6 +122,13 @@ class ValConfig(common.ValConfig):
     """[width, height] of the sliding window; ``data.crop_size`` unless set."""
     stride: float = key(0.667, WINDOW_STEP)
     """Step of the sliding window: up to 1 in window sizes (rounded down to pixels), above that in pixels."""
+    windows: str = key("torchcv", one_of("torchcv", "mmseg"))
+    """Of an image below the window on one side: ``torchcv`` shows it whole; ``mmseg`` slides along the other side."""
+    resize: str = key("centres", one_of("centres", "torchcv", "mmseg"))
+    """How images come to ``short_side`` and the scales. ``centres``: in one step between pixel centres, to the nearest
+    whole size, grey levels not rounded. ``torchcv``: grey levels to ``short_side``, rounded; then by the scale, corners
+    aligned, the size rounded down. ``mmseg``: grey levels to ``short_side`` and ``long_side`` times the scale (without
+    them to the image's own size times the scale), rounded."""
     short_side: int = key(0, at_least(0))
     """Resize so that the shorter side has this many pixels; 0 keeps the size. Scores count at the label's size."""
     long_side: int = key(0, at_least(0), bounds("val.short_side"))
@@ -191,6 +198,9 @@ class Segmentation:
             val.mode,
             window=tuple(val.window or self.config.data.crop_size),
             stride=val.stride,
+            windows=val.windows,
+            resize=val.resize,
+            pixels=self.pixels,
             batch_size=val.batch_size,
             short_side=val.short_side,
             long_side=val.long_side,

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
+from datasets.seg.dataset import Pixels
 from lib.base.atomic import write_atomically
 
 WHITE = 255
@@ -71,10 +72,7 @@ def denormalise(image: Tensor, mean: Sequence[float], std: Sequence[float], colo
         mean, std: 3 numbers each, in the input's channel order.
         color_order: "bgr" or "rgb", the input's channel order.
     """
-    pixels = image.detach().float().cpu().permute(1, 2, 0).numpy()  # [3, H, W] -> [H, W, 3]
-    pixels = pixels * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
-    picture = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(picture[..., ::-1] if color_order == "bgr" else picture)
+    return np.ascontiguousarray(Pixels(color_order, tuple(mean), tuple(std)).restore(image)[..., ::-1])
 
 
 def write_picture(path: str | Path, picture: np.ndarray, quality: int = 90) -> None:
