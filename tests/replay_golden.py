@@ -34,6 +34,7 @@ from lib.models.blocks.spectral import SpectralStage
 from lib.models.blocks.unary import Unary
 from lib.weights import networks, nonlocal_blocks, spectral_blocks
 from lib.weights.names import DISENTANGLED, Table, convert
+from tests import golden_predict
 
 # A comparison: what is compared, this project's tensor, the published one, factor of the tolerance.
 Comparison = tuple[str, Tensor, Tensor, float]
@@ -239,6 +240,8 @@ def find_replay(case: dict) -> Callable[[dict, dict[str, Tensor], Path], Iterato
     """
     if case["family"] == "torchcv/loss":
         return replay_loss
+    if case["family"] in golden_predict.REPLAYS:
+        return golden_predict.REPLAYS[case["family"]]
     if "backbone" in case or "head_args" in case:
         return replay_network
     if case["family"] in BLOCKS:
