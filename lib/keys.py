@@ -86,6 +86,12 @@ def probability() -> Allowed:
     return must("is a probability, from 0 to 1", lambda value: 0 <= value <= 1)
 
 
+def or_null(allowed: Allowed) -> Allowed:
+    """``allowed``, or no value at all."""
+    words = f"{allowed.words}, or null"
+    return Allowed(words, lambda value, config: value is None or allowed.holds(value, config))
+
+
 def length(count: int) -> Allowed:
     return must(f"must have {count} entries", lambda values: len(values) == count)
 
@@ -142,8 +148,11 @@ class Key:
 
     @property
     def type(self) -> str:
-        """The annotation, as it is written."""
-        return str(self.hint).replace("typing.", "") if typing.get_args(self.hint) else self.hint.__name__
+        """The annotation, as it is written; ``or null`` where that is a value too."""
+        parts = typing.get_args(self.hint)
+        if type(None) in parts:
+            return " or ".join("null" if part is type(None) else part.__name__ for part in parts)
+        return str(self.hint).replace("typing.", "") if parts else self.hint.__name__
 
 
 def keys(schema: type, prefix: str = "") -> Iterator[Key]:

@@ -162,6 +162,9 @@ def _check_keys(tree: Any, where: str, schema: type, group: type | None = None, 
 def _parse(schema: type, name: str, text: str) -> Any:
     if any(key.name == name and key.hint is str for key in keys(schema)):
         return text
+    # YAML reads no text as null, which some keys can be.
+    if not text.strip():
+        raise UserError(f"{name}=: no value is given")
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:

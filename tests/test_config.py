@@ -67,10 +67,19 @@ class TestMerging:
             "train.lr=1e-3",
             "data.root=/a b/c: d",
             "model.head.block.options.eps=1",
+            "loss.ohem_threshold=null",
         ]
         printed = to_yaml(load_config(RECIPE, overrides))
         assert to_yaml(load_config(write("again.yaml", printed), [])) == printed
         assert yaml.safe_load(printed)["data"]["root"] == "/a b/c: d"
+        assert yaml.safe_load(printed)["loss"]["ohem_threshold"] is None
+
+    def test_a_file_of_before_a_key_was_there_has_its_default(self, write):
+        tree = yaml.safe_load(to_yaml(load_config(RECIPE, ["loss.ohem_threshold=0.6"])))
+        for key in ("mean", "focal_alpha"):
+            del tree["loss"][key]
+        loss = load_config(write("old.yaml", yaml.safe_dump(tree)), []).loss
+        assert (loss.mean, loss.focal_alpha, loss.ohem_threshold) == ("valid", 1.0, 0.6)
 
     def test_the_command_prints_it_and_reads_it_back(self, command, write):
         printed = command("train", "--print-config", "seed=3", "data.root=somewhere")
@@ -103,6 +112,10 @@ class TestMistakes:
             ("train=3", ["train", "group"]),
             ("train.batch_size=0", ["train.batch_size=0", "at least 1"]),
             ("train.lr=nan", ["train.lr=nan", "at least 0"]),
+            ("train.lr=null", ["train.lr", "None"]),
+            ("loss.ohem_threshold=", ["loss.ohem_threshold=", "no value"]),
+            ("loss.ohem_threshold=2", ["loss.ohem_threshold=2", "0 to 1", "null"]),
+            ("loss.mean=most", ["loss.mean=most", "valid, labelled, all"]),
             ("seed=-1", ["seed=-1", "at least 0"]),
             ("val.mode=crops", ["val.mode=crops", "ss, sscrop"]),
             ("val.stride=0", ["val.stride", "above 0"]),

@@ -10,7 +10,7 @@ import torch
 from datasets.seg.dataset import Pixels
 from lib.base.errors import UserError
 from lib.inference import predictor
-from lib.keys import at_least, bounds, complaints, entries, get, key, keys, length, one_of
+from lib.keys import at_least, bounds, complaints, entries, get, key, keys, length, one_of, or_null
 from lib.losses import SegmentationLoss
 from lib.models import BACKBONES, BLOCKS, HEADS
 from lib.models.backbones.resnet import ResNet
@@ -47,14 +47,24 @@ class Car(Vehicle):
     """By colour."""
     most: int = key(0, bounds("wheels.count"))
     """At most so many."""
+    used: float | None = key(None, or_null(at_least(0)))
+    """Kilometres."""
 
 
 class TestKeys:
     def test_they_come_in_order_with_all_that_was_declared(self):
         known = list(keys(Car))
-        assert [key.name for key in known] == ["name", "kind", "wheels.count", "wheels.sizes", "prices", "most"]
-        assert [key.type for key in known] == ["str", "str", "int", "list[int]", "dict[str, float]", "int"]
-        assert [key.default for key in known] == ["car", "big", 4, [1, 2], {}, 0]
+        assert [key.name for key in known] == ["name", "kind", "wheels.count", "wheels.sizes", "prices", "most", "used"]
+        assert [key.type for key in known] == [
+            "str",
+            "str",
+            "int",
+            "list[int]",
+            "dict[str, float]",
+            "int",
+            "float or null",
+        ]
+        assert [key.default for key in known] == ["car", "big", 4, [1, 2], {}, 0, None]
         assert known[3].meaning == "Of the small and of the large ones."
 
     def test_lists_and_dictionaries_are_not_shared(self):
@@ -71,6 +81,7 @@ class TestKeys:
             ("wheels.sizes", [1], "wheels.sizes=[1]: must have 2 entries"),
             ("prices", {"red": 1.0, "green": 2.0}, "prices.green=2.0: choose one of red, blue"),
             ("prices", {"red": -1.0}, "prices.red=-1.0: must be at least 0"),
+            ("used", -1.0, "used=-1.0: must be at least 0, or null"),
         ],
     )
     def test_a_value_that_is_not_allowed_is_named_with_what_is(self, name, value, complaint):
@@ -109,6 +120,7 @@ class TestChoices:
         [
             ("loss.name", lambda name: SegmentationLoss(name)),
             ("loss.extra", lambda name: SegmentationLoss(extra={name: 1.0})),
+            ("loss.mean", lambda mean: SegmentationLoss(mean=mean)),
             ("val.mode", lambda mode: predictor(mode, window=(8, 8))),
             ("val.combine", lambda way: predictor("ms", window=(8, 8), combine=way)),
             ("data.color_order", lambda order: Pixels(order, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
@@ -207,6 +219,17 @@ class TestExplain:
             name, value = first.split(" = ")
             assert get(load_config(RECIPE, [f"{name}={value}".replace("''", "")]), name) is not None
         assert {"data.crop_size = [769, 769]", "model.head.options = {width: 16}", "pretrained = ''"} <= set(shown)
+
+    def test_no_value_is_shown_as_null_where_that_is_one(self, explain):
+        assert explain("loss.ohem_threshold", "loss.ohem_threshold=null").popitem() == (
+            "loss.ohem_threshold = null",
+            [
+                "Pixels whose true class has a lower probability than this are always kept; null: the ohem_min_kept "
+                "pixels per image of the largest loss are, and no others.",
+                "float or null; default 0.7; is a probability, from 0 to 1, or null",
+                "set by loss.ohem_threshold=null",
+            ],
+        )
 
     def test_what_other_keys_decide_is_said_with_their_values(self, explain):
         (lines,) = explain("val.stride", "data.crop_size=[64,48]").values()

@@ -208,6 +208,7 @@ def test_class_weights_stay_out_of_checkpoints():
     [
         ({"name": "hinge"}, "hinge.*ohem, cross_entropy, focal, dice, lovasz"),
         ({"extra": {"hinge": 1.0}}, "hinge.*ohem, cross_entropy, focal, dice, lovasz"),
+        ({"mean": "most"}, "most.*valid, labelled, all"),
         ({"ohem_threshold": 7.0}, "7.0.*0..1"),
         ({"ohem_min_kept": -1}, "-1"),
     ],

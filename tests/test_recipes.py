@@ -171,7 +171,7 @@ class TestTorchcv:
         assert f"BGR order, minus ({', '.join(map(str, data.mean))}), std 1" in common
         assert (data.color_order, data.std) == ("bgr", [1, 1, 1])
         assert f"loss = OHEM cross entropy (threshold {loss.ohem_threshold}, at least 100 000 pixels" in common
-        assert (loss.name, loss.ohem_min_kept, loss.extra) == ("ohem", 100_000, {})
+        assert (loss.name, loss.ohem_min_kept, loss.extra, loss.mean) == ("ohem", 100_000, {}, "valid")
         assert f"+ {loss.aux_weight} x cross entropy" in common
         assert not data.photometric and data.rotation == 0 and data.category_max_ratio == 1
 
@@ -279,6 +279,7 @@ class TestMmsegmentation:
         assert f"category maximum ratio {data.category_max_ratio}, flip {data.flip}, photometric" in text
         assert data.photometric and data.brightness == 0 and data.color_order == "rgb"
         assert f"cross entropy + {loss.aux_weight} x auxiliary cross entropy" in text and loss.name == "cross_entropy"
+        assert loss.mean == "all" and not loss.class_weights  # divided by ignored pixels too: spec/protocols.md
 
         if row["crop"] == "769x769":
             assert "769 x 769 models are tested with sliding windows of 769 and stride 513 and use" in text

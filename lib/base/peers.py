@@ -8,6 +8,8 @@ from torch import Tensor
 class Peers(Protocol):
     """The processes among which each batch is shared evenly; every one of them makes the same calls."""
 
+    rank: int
+    """Which of them this one is, counted from 0."""
     size: int
     """Number of processes."""
 
@@ -21,6 +23,7 @@ class Peers(Protocol):
 class Alone:
     """One process that has the whole batch."""
 
+    rank = 0
     size = 1
 
     def sum(self, tensor: Tensor) -> Tensor:

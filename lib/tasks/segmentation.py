@@ -23,6 +23,7 @@ from lib.keys import (
     lower_bound_first,
     must,
     one_of,
+    or_null,
     positive_entries,
     probability,
 )
@@ -96,12 +97,20 @@ class LossConfig:
     always has cross entropy."""
     extra: dict[str, float] = key({}, entries(LOSSES, at_least(0)))
     """Further losses of the main output, of the same names, and their weights, such as ``{lovasz: 1.0}``."""
+    mean: str = key("valid", one_of("valid", "labelled", "all"))
+    """What ``cross_entropy``, ``ohem``, ``focal`` and the auxiliary loss divide their sums by: ``valid``, the pixels
+    that count (with ``ohem`` the hard ones), as in torchcv; ``all``, all pixels, ignored ones too, as in
+    mmsegmentation; ``labelled``, those that are not ignored, hard or not, as with its ``avg_non_ignore``. With class
+    weights, the last two are the sum of the weights of the pixels that are not ignored."""
     focal_gamma: float = key(2.0, at_least(0))
     """Exponent of the focal loss; 0 makes it cross entropy."""
+    focal_alpha: float = key(1.0, at_least(0))
+    """Factor of the focal loss; torchcv's has 0.25."""
     class_weights: bool = key(False)
     """Whether the weights of the dataset's class table apply; ``dice`` and ``lovasz`` have no use for them."""
-    ohem_threshold: float = key(0.7, probability())
-    """Pixels whose true class has a lower probability than this are always kept."""
+    ohem_threshold: float | None = key(0.7, or_null(probability()))
+    """Pixels whose true class has a lower probability than this are always kept; ``null``: the ``ohem_min_kept`` pixels
+    per image of the largest loss are, and no others."""
     ohem_min_kept: int = key(100_000, at_least(1))
     """At least this many pixels per image are kept."""
     aux_weight: float = key(0.4, at_least(0))
@@ -263,9 +272,11 @@ class Segmentation:
             name=loss.name,
             extra=loss.extra,
             weight=self.table.weights if loss.class_weights else None,
+            mean=loss.mean,
             ohem_threshold=loss.ohem_threshold,
             ohem_min_kept=loss.ohem_min_kept,
             focal_gamma=loss.focal_gamma,
+            focal_alpha=loss.focal_alpha,
             aux_weight=loss.aux_weight,
             peers=peers,
         )
