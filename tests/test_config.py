@@ -76,10 +76,10 @@ class TestMerging:
 
     def test_a_file_of_before_a_key_was_there_has_its_default(self, write):
         tree = yaml.safe_load(to_yaml(load_config(RECIPE, ["loss.ohem_threshold=0.6"])))
-        for key in ("mean", "focal_alpha"):
+        for key in ("mean", "over", "focal_alpha"):
             del tree["loss"][key]
         loss = load_config(write("old.yaml", yaml.safe_dump(tree)), []).loss
-        assert (loss.mean, loss.focal_alpha, loss.ohem_threshold) == ("valid", 1.0, 0.6)
+        assert (loss.mean, loss.over, loss.focal_alpha, loss.ohem_threshold) == ("valid", "batch", 1.0, 0.6)
 
     def test_the_command_prints_it_and_reads_it_back(self, command, write):
         printed = command("train", "--print-config", "seed=3", "data.root=somewhere")
@@ -116,6 +116,7 @@ class TestMistakes:
             ("loss.ohem_threshold=", ["loss.ohem_threshold=", "no value"]),
             ("loss.ohem_threshold=2", ["loss.ohem_threshold=2", "0 to 1", "null"]),
             ("loss.mean=most", ["loss.mean=most", "valid, labelled, all"]),
+            ("loss.over=machine", ["loss.over=machine", "batch, process"]),
             ("seed=-1", ["seed=-1", "at least 0"]),
             ("val.mode=crops", ["val.mode=crops", "ss, sscrop"]),
             ("val.stride=0", ["val.stride", "above 0"]),

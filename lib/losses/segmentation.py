@@ -27,7 +27,8 @@ class SegmentationLoss(nn.Module):
         ohem_threshold, ohem_min_kept: ``threshold`` and ``min_kept`` of ``ohem_cross_entropy``.
         focal_gamma, focal_alpha: ``gamma`` and ``alpha`` of ``focal_loss``.
         aux_weight: factor of the auxiliary loss in the total.
-        peers: the processes that share a batch; Dice and Lovász loss are means of theirs.
+        peers: the processes that share a batch; Dice and Lovász loss are means of theirs. ``ALONE``: every process
+            has the loss of its own pixels, and what averages the gradients averages the losses.
 
     Raises:
         UserError: for an unknown name or mean, a threshold outside 0..1 or fewer than 0 kept pixels.

@@ -102,6 +102,10 @@ class LossConfig:
     that count (with ``ohem`` the hard ones), as in torchcv; ``all``, all pixels, ignored ones too, as in
     mmsegmentation; ``labelled``, those that are not ignored, hard or not, as with its ``avg_non_ignore``. With class
     weights, the last two are the sum of the weights of the pixels that are not ignored."""
+    over: str = key("batch", one_of("batch", "process"))
+    """Among whose pixels these means are taken and ``ohem`` chooses the hard ones: those of the whole ``batch``,
+    however processes share it, or, as published, those of each ``process`` by itself; their losses are averaged. Each
+    round of micro-batches has its own; ``dice`` and ``lovasz`` are always those of each process."""
     focal_gamma: float = key(2.0, at_least(0))
     """Exponent of the focal loss; 0 makes it cross entropy."""
     focal_alpha: float = key(1.0, at_least(0))
@@ -262,7 +266,8 @@ class Segmentation:
         return build_segmentor(num_classes=len(self.table), **network_options(self.config.model))
 
     def loss(self, peers: "Peers") -> "SegmentationLoss":
-        """The training loss, of the pixels of all ``peers``."""
+        """The training loss: of the pixels of all ``peers``, or, as ``loss.over`` says, of this process's own."""
+        from lib.base.peers import ALONE
         from lib.losses import SegmentationLoss
 
         loss = self.config.loss
@@ -278,7 +283,7 @@ class Segmentation:
             focal_gamma=loss.focal_gamma,
             focal_alpha=loss.focal_alpha,
             aux_weight=loss.aux_weight,
-            peers=peers,
+            peers=peers if loss.over == "batch" else ALONE,
         )
 
     def predict(self, network: "Segmentor", image: "Tensor") -> "Tensor":
