@@ -1,5 +1,6 @@
 """Random geometry of a training sample, worked out on the region that the crop shows alone."""
 
+import math
 from dataclasses import dataclass, replace
 
 import cv2
@@ -14,10 +15,15 @@ DRIFT = 1 / 1024
 REDRAWS = 10
 """How often at most a crop in which one class prevails is drawn again."""
 
+RESIZES = ("once", "twice", "mmseg")
+"""How an image comes to its random size, and in which order it is mirrored and padded: ``Augmentation.resize``."""
+
 
 @dataclass(frozen=True)
 class Augmentation:
     """What is random about a training sample, in this order: resize, rotation, crop, colours, brightness, flip.
+
+    With ``resize`` other than "once", samples are bit for bit those of the published code with the same choices.
 
     Attributes:
         crop_size: (width, height) of every training image, in pixels.
@@ -31,6 +37,12 @@ class Augmentation:
         flip: probability of a horizontal flip.
         short_side: length in pixels that the shorter side is brought to before the random resize; 0 leaves it.
         long_side: with ``short_side``, most pixels that the longer side may get before the random resize; 0: any.
+        resize: "once": to the short side and by the random factor in one resize, sides rounded to nearest; mirrored
+            last, its padding included. "twice", as torchcv does on ADE20K and PASCAL: mirrored; resized to the short
+            side, sides rounded to nearest; resized by the random factor, sides rounded down. "mmseg", as
+            mmsegmentation does: short and long side (unless set, the image's own) times the factor, rounded down, are
+            what one resize fits the image into, sides rounded half up; mirrored after the crop, then padded at the
+            right and the bottom.
     """
 
     crop_size: tuple[int, int]
@@ -43,6 +55,7 @@ class Augmentation:
     rotation: float = 0.0
     category_max_ratio: float = 1.0
     photometric: bool = False
+    resize: str = "once"
 
     def __post_init__(self) -> None:
         for name in ("scale", "aspect"):
@@ -58,6 +71,8 @@ class Augmentation:
             raise UserError(f"flip {self.flip} must be a probability between 0 and 1")
         if not 0 < self.category_max_ratio <= 1:
             raise UserError(f"category_max_ratio {self.category_max_ratio} must be a share above 0 and at most 1")
+        if self.resize not in RESIZES:
+            raise UserError(f"resize '{self.resize}' is unknown: choose one of {', '.join(RESIZES)}")
 
 
 @dataclass(frozen=True)
@@ -84,9 +99,12 @@ class Draw:
         window: the part of the resized image that the crop shows.
         offset: (x, y) of that part in the crop; above (0, 0) only where the resized image is smaller than the crop.
         shift: added to every channel, saturating at 0 and 255.
-        flip: whether the crop, its padding included, is mirrored left to right.
+        flip: whether it is mirrored left to right: as ``resize`` says, the crop with its padding ("once"), the image
+            before all else ("twice") or the part in ``window`` ("mmseg").
         angle: by which the resized image is turned about its centre before it is cropped, degrees counterclockwise.
         distortion: of the colours, before ``shift``; None leaves them.
+        resize: ``Augmentation.resize``.
+        between: (width, height) that the image is brought to before it gets ``window.resized``, none or one.
     """
 
     window: Window
@@ -95,6 +113,8 @@ class Draw:
     flip: bool
     angle: float = 0.0
     distortion: Distortion | None = None
+    resize: str = "once"
+    between: tuple[tuple[int, int], ...] = ()
 
 
 def fit_factor(size: tuple[int, int], short_side: int, long_side: int) -> float:
@@ -114,17 +134,39 @@ def draw(augmentation: Augmentation, size: tuple[int, int], rng: np.random.Gener
     The crop lies uniformly among all positions inside the resized image. Where that is smaller than the crop along a
     side, it lies uniformly among all positions inside the crop instead, and the rest is padding.
     """
-    height, width = size
     scale = rng.uniform(*augmentation.scale)
     aspect = rng.uniform(*augmentation.aspect)
-    scale *= fit_factor(size, augmentation.short_side, augmentation.long_side)
-    resized = (max(1, round(width * scale * aspect**0.5)), max(1, round(height * scale / aspect**0.5)))
+    *between, resized = resized_sizes(augmentation, size, scale, aspect)
     window, offset = _draw_position(augmentation, resized, rng)
     shift = int(rng.integers(-augmentation.brightness, augmentation.brightness, endpoint=True))
     flip = bool(rng.random() < augmentation.flip)
     angle = rng.uniform(-augmentation.rotation, augmentation.rotation) if augmentation.rotation else 0.0
     distortion = draw_distortion(rng) if augmentation.photometric else None
-    return Draw(window, offset, shift, flip, angle, distortion)
+    return Draw(window, offset, shift, flip, angle, distortion, augmentation.resize, tuple(between))
+
+
+def resized_sizes(
+    augmentation: Augmentation, size: tuple[int, int], scale: float, aspect: float
+) -> list[tuple[int, int]]:
+    """(width, height), at least 1 x 1, after each resize of an image of ``size`` (height, width).
+
+    The roundings of "twice" are those of torchcv's ``Resize`` and ``RandomResize``, those of "mmseg" of mmcv's
+    ``RandomResize`` and ``rescale_size``.
+    """
+    height, width = size
+    if augmentation.resize == "mmseg":
+        longest = augmentation.long_side if augmentation.short_side else max(size)
+        factor = int((augmentation.short_side or min(size)) * scale) / min(size)
+        factor = min(factor, int(longest * scale) / max(size)) if longest else factor
+        across, down = math.sqrt(aspect) * factor, math.sqrt(1 / aspect) * factor
+        return [(max(1, int(width * across + 0.5)), max(1, int(height * down + 0.5)))]
+    factor = fit_factor(size, augmentation.short_side, augmentation.long_side)
+    if augmentation.resize == "once":
+        scale *= factor
+        return [(max(1, round(width * scale * aspect**0.5)), max(1, round(height * scale / aspect**0.5)))]
+    first = (max(1, round(width * factor)), max(1, round(height * factor)))
+    across, down = math.sqrt(aspect) * scale, math.sqrt(1 / aspect) * scale
+    return [first, (max(1, int(first[0] * across)), max(1, int(first[1] * down)))]
 
 
 def redraw_position(augmentation: Augmentation, chosen: Draw, rng: np.random.Generator) -> Draw:
@@ -146,7 +188,7 @@ def _draw_position(
         width=min(resized[0], augmentation.crop_size[0]),
         height=min(resized[1], augmentation.crop_size[1]),
     )
-    return window, (max(0, -x), max(0, -y))
+    return window, (0, 0) if augmentation.resize == "mmseg" else (max(0, -x), max(0, -y))
 
 
 def source_rows(window: Window, height: int) -> int:
@@ -189,8 +231,8 @@ def resize_label(label: np.ndarray, window: Window, size: tuple[int, int], flip:
     Returns:
         uint8 [window.height, window.width].
     """
-    rows = _nearest(window.top, window.height, size[0], window.resized[1])
-    columns = _nearest(window.left, window.width, size[1], window.resized[0])
+    rows = nearest(np.arange(window.top, window.top + window.height), size[0], window.resized[1])
+    columns = nearest(np.arange(window.left, window.left + window.width), size[1], window.resized[0])
     first, last = columns[0], columns[-1]
     columns = columns[::-1] if flip else columns
     return np.take(label[rows, first : last + 1], columns - first, axis=1)
@@ -232,10 +274,10 @@ def _source_of(window: Window, size: tuple[int, int], angle: float) -> np.ndarra
     return np.column_stack([step[:, None] * turn, (shift + 0.5) * step - 0.5])
 
 
-def _nearest(start: int, count: int, source: int, resized: int) -> np.ndarray:
-    """Source positions of ``count`` resized positions from ``start`` on, by OpenCV's rule floor(position * step)."""
+def nearest(positions: np.ndarray, source: int, resized: int) -> np.ndarray:
+    """Source positions of ``positions`` along a resized side, by OpenCV's rule floor(position * step)."""
     step = 1 / (resized / source)
-    return np.minimum(np.floor(np.arange(start, start + count) * step).astype(np.intp), source - 1)
+    return np.minimum(np.floor(positions * step).astype(np.intp), source - 1)
 
 
 def _source_span(start: int, count: int, source: int, resized: int) -> tuple[int, slice, float]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from datasets.seg import steps
 from datasets.seg.archive import ZipPath, open_root
 from datasets.seg.augment import (
     REDRAWS,
@@ -201,20 +202,17 @@ class TrainDataset(Dataset):
         self, sample: Sample, image: np.ndarray, label: np.ndarray, size: tuple[int, int], chosen: Draw
     ) -> dict:
         """Turn a decoded ``sample`` of ``size`` (height, width), or its first rows, into an item."""
-        if chosen.angle:
-            part = turn_image(image, chosen.window, size, chosen.angle)
-        else:
-            part = resize_image(image, chosen.window, size)
+        part = _image_part(image, size, chosen)
         if chosen.distortion:
             part = chosen.distortion.apply(part)
-        if chosen.flip:
+        if chosen.flip and chosen.resize == "once":
             part = cv2.flip(part, 1)
         train_ids = self._crop_label(sample, label, size, chosen)
 
         crop_width, crop_height = self.augmentation.crop_size
         height, width = train_ids.shape
         x, y = chosen.offset
-        if chosen.flip:
+        if chosen.flip and chosen.resize == "once":
             x = crop_width - width - x
         inside = (..., slice(y, y + height), slice(x, x + width))
         if (height, width) == (crop_height, crop_width):
@@ -250,16 +248,35 @@ class TrainDataset(Dataset):
     def _crop_label(self, sample: Sample, label: np.ndarray, size: tuple[int, int], chosen: Draw) -> np.ndarray:
         """The train ids in the chosen window, uint8 [h, w]; ``UNKNOWN`` where it turned beyond the image."""
         if not chosen.angle:
-            return _train_ids(resize_label(label, chosen.window, size, chosen.flip), self.table, sample.label)
-        train_ids = turn_label(
-            _train_ids(label, self.table, sample.label), chosen.window, size, chosen.angle, outside=UNKNOWN
-        )
+            return _train_ids(_label_part(label, size, chosen), self.table, sample.label)
+        train_ids = _train_ids(label, self.table, sample.label)
+        if chosen.resize != "once":
+            return steps.crop_label(train_ids, chosen, size, outside=UNKNOWN)
+        train_ids = turn_label(train_ids, chosen.window, size, chosen.angle, outside=UNKNOWN)
         return cv2.flip(train_ids, 1) if chosen.flip else train_ids
 
 
 def _rows(chosen: Draw, size: tuple[int, int]) -> int:
     """How many of the first rows of an image of ``size`` (height, width) are needed."""
+    if chosen.resize != "once":
+        return steps.source_rows(chosen, size)
     return size[0] if chosen.angle else source_rows(chosen.window, size[0])
+
+
+def _image_part(image: np.ndarray, size: tuple[int, int], chosen: Draw) -> np.ndarray:
+    """The pixels in the chosen window, uint8 [h, w, 3]; mirrored where they are to be, unless that comes last."""
+    if chosen.resize != "once":
+        return steps.crop_image(image, chosen, size)
+    if chosen.angle:
+        return turn_image(image, chosen.window, size, chosen.angle)
+    return resize_image(image, chosen.window, size)
+
+
+def _label_part(label: np.ndarray, size: tuple[int, int], chosen: Draw) -> np.ndarray:
+    """The label ids in the chosen window, uint8 [h, w], mirrored where they are to be; nothing is turned."""
+    if chosen.resize != "once":
+        return steps.crop_label(label, chosen, size)
+    return resize_label(label, chosen.window, size, chosen.flip)
 
 
 class EvalDataset(Dataset):
