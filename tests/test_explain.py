@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from datasets.seg.augment import Augmentation
 from datasets.seg.dataset import Pixels
 from lib.base.errors import UserError
 from lib.inference import predictor
@@ -123,6 +124,7 @@ class TestChoices:
             ("loss.mean", lambda mean: SegmentationLoss(mean=mean)),
             ("val.mode", lambda mode: predictor(mode, window=(8, 8))),
             ("val.combine", lambda way: predictor("ms", window=(8, 8), combine=way)),
+            ("data.resize", lambda way: Augmentation((8, 8), resize=way)),
             ("data.color_order", lambda order: Pixels(order, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
             ("val.interpolation", lambda way: predictor("ss", window=(8, 8), interpolation=way)),
             ("val.resize", lambda way: predictor("ss", window=(8, 8), resize=way)),
