@@ -148,6 +148,7 @@ class TestTorchcv:
         assert (data.scale, data.aspect, data.brightness) == (numbers(scale), numbers(aspect), int(brightness))
         shorter = re.search(r"shorter side to (\d+)", augmentation)
         assert data.short_side == (int(shorter[1]) if shorter else 0)
+        assert data.resize == ("twice" if augmentation.startswith("flip; shorter side") else "once")
         assert "flip" in augmentation and data.flip == 0.5
 
         rate = re.search(r"59 without \(.*base lr ([\d.]+)\)", published("classes", column))
@@ -277,7 +278,7 @@ class TestMmsegmentation:
         assert f"RGB, mean ({', '.join(map(str, data.mean))}), std ({', '.join(map(str, data.std))})" in text
         assert f"resize x[{data.scale[0]}, {data.scale[1]}] keeping aspect" in text and data.aspect == [1, 1]
         assert f"category maximum ratio {data.category_max_ratio}, flip {data.flip}, photometric" in text
-        assert data.photometric and data.brightness == 0 and data.color_order == "rgb"
+        assert data.photometric and data.brightness == 0 and data.color_order == "rgb" and data.resize == "mmseg"
         assert f"cross entropy + {loss.aux_weight} x auxiliary cross entropy" in text and loss.name == "cross_entropy"
         assert loss.mean == "all" and not loss.class_weights  # divided by ignored pixels too: spec/protocols.md
 
