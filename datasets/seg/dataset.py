@@ -191,11 +191,11 @@ class TrainDataset(Dataset):
             return self.crop(sample, image, label, chosen)
         ids = label.decode()
         chosen = self._redraw(sample, ids, image.size, chosen, rng)
-        return self.augment(sample, image.decode(_rows(chosen, image.size)), ids, image.size, chosen)
+        return self.augment(sample, image.decode(needed_rows(chosen, image.size)), ids, image.size, chosen)
 
     def crop(self, sample: Sample, image: ImageFile, label: LabelFile, chosen: Draw) -> dict:
         """Turn an opened ``sample`` into an item, given its random choices; decode what they need."""
-        rows = _rows(chosen, image.size)
+        rows = needed_rows(chosen, image.size)
         return self.augment(sample, image.decode(rows), label.decode(rows), image.size, chosen)
 
     def augment(
@@ -256,8 +256,8 @@ class TrainDataset(Dataset):
         return cv2.flip(train_ids, 1) if chosen.flip else train_ids
 
 
-def _rows(chosen: Draw, size: tuple[int, int]) -> int:
-    """How many of the first rows of an image of ``size`` (height, width) are needed."""
+def needed_rows(chosen: Draw, size: tuple[int, int]) -> int:
+    """How many of the first rows of an image of ``size`` (height, width) and of its label a crop needs."""
     if chosen.resize != "once":
         return steps.source_rows(chosen, size)
     return size[0] if chosen.angle else source_rows(chosen.window, size[0])
