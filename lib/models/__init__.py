@@ -7,10 +7,11 @@ from typing import Any
 from lib.models.backbones import BACKBONES
 from lib.models.blocks import BLOCKS
 from lib.models.heads import HEADS
+from lib.models.initialisation import INITIALISATIONS
 from lib.models.options import check_options, choose, option_names
 from lib.models.segmentor import Segmentor
 
-__all__ = ["BACKBONES", "BLOCKS", "HEADS", "Segmentor", "build_segmentor"]
+__all__ = ["BACKBONES", "BLOCKS", "HEADS", "INITIALISATIONS", "Segmentor", "build_segmentor"]
 
 
 def build_segmentor(
@@ -20,6 +21,7 @@ def build_segmentor(
     head: Mapping[str, Any],
     aux: Mapping[str, Any] | None,
     align_corners: bool = True,
+    init: str = "default",
 ) -> Segmentor:
     """Build a segmentor from names in the registries and options of their constructors.
 
@@ -30,17 +32,23 @@ def build_segmentor(
             ``name`` in ``BLOCKS`` and its options.
         aux: the auxiliary head's options (``name`` being ``auxiliary`` unless given), or None for none.
         align_corners: see ``Segmentor``.
+        init: how the weights start: a name in ``INITIALISATIONS``.
 
     Raises:
         UserError: naming the key (``model.head.block.whitening``) and what would be right, if a name is unknown or an
             option does not fit.
     """
+    initialise = choose(INITIALISATIONS, init, path="model.init")
     make_backbone, options = _resolve(BACKBONES, backbone, path="model.backbone")
     features = make_backbone(**options)
     modules = [_build_head(head, features.channels, num_classes, path="model.head")]
     if aux is not None:
         modules.append(_build_head({"name": "auxiliary", **aux}, features.channels, num_classes, path="model.aux"))
-    return Segmentor(features, *modules, align_corners=align_corners)
+    network = Segmentor(features, *modules, align_corners=align_corners)
+    # The meta device holds no numbers to draw.
+    if not modules[0].classifier.weight.is_meta:
+        initialise(network)
+    return network
 
 
 def _build_head(spec: Mapping[str, Any], channels: tuple[int, ...], num_classes: int, *, path: str) -> Any:

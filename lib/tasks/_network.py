@@ -69,6 +69,9 @@ class ModelConfig:
     aux: AuxConfig = field(default_factory=AuxConfig)
     align_corners: bool = key(True)
     """How logits are brought to the input's size."""
+    init: str = key("default", one_of("default", "mmseg"))
+    """How weights that no file gives start: ``default``: PyTorch's own start in the heads; ``mmseg``: as in
+    mmsegmentation, He's normal distribution there, classifiers of N(0, 0.01), a residual unit's last norm at 0."""
 
 
 def network_options(model: ModelConfig) -> dict[str, Any]:
@@ -82,6 +85,7 @@ def network_options(model: ModelConfig) -> dict[str, Any]:
         },
         "aux": _join({"dropout": aux.dropout}, aux.options, "model.aux") if aux.enabled else None,
         "align_corners": model.align_corners,
+        "init": model.init,
     }
 
 
