@@ -53,15 +53,16 @@ class TrainConfig:
     """Not applied to the projections that the block's ``no_decay`` names."""
     schedule: str = key(
         "poly",
-        one_of("poly", "linear", "cosine", "step", "constant"),
+        one_of("poly", "linear", "cosine", "step", "constant", "range"),
         Allowed(
             "with step, name the iterations at which the learning rate falls in train.steps",
             lambda name, config: name != "step" or config.train.steps,
         ),
     )
-    """How the learning rate falls: ``poly``, ``linear``, ``cosine``, ``step`` or ``constant``."""
+    """How the learning rate falls: ``poly``, ``linear``, ``cosine``, ``step``, ``constant`` or ``range``."""
     power: float = key(0.9, at_least(0))
-    """Of the poly schedule ``(lr - min_lr) * (1 - iteration / max_iters) ** power + min_lr``."""
+    """Of the poly schedule ``(lr - min_lr) * (1 - t) ** power + min_lr``, t = iteration / max_iters, and of ``range``,
+    which has ``power * t`` in its place."""
     min_lr: float = key(
         0.0,
         at_least(0),
@@ -70,7 +71,16 @@ class TrainConfig:
             lambda value, config: value <= config.train.lr,
         ),
     )
-    """The learning rate at the end of a poly, linear or cosine schedule, of backbone and head alike."""
+    """The learning rate at the end of a poly, linear, cosine or range schedule, of backbone and head alike."""
+    hold_iters: int = key(
+        0,
+        at_least(0),
+        Allowed(
+            lambda config: f"must be below train.max_iters={config.train.max_iters}, where the fall ends",
+            lambda value, config: value < config.train.max_iters,
+        ),
+    )
+    """Iterations during which these four keep ``lr`` before they fall; t counts from there to ``max_iters``."""
     steps: list[int] = key([], ascending_iterations())
     """Iterations at which the step schedule multiplies the learning rate by ``step_factor``."""
     step_factor: float = key(0.1, at_least(0))

@@ -63,6 +63,7 @@ def build_schedule(
     max_iters: int,
     power: float = 0.9,
     min_lr: float = 0.0,
+    hold_iters: int = 0,
     steps: Sequence[int] = (),
     step_factor: float = 0.1,
     warmup_iters: int = 0,
@@ -73,28 +74,35 @@ def build_schedule(
 
     With t = iteration / max_iters, "poly" is ``(base_lr - min_lr) * (1 - t) ** power + min_lr`` (Liu et al., "ParseNet:
     Looking Wider to See Better", 2015; bounded as in mmsegmentation); "linear" the same with power 1; "cosine" with
-    ``(1 + cos(pi t)) / 2`` in place of the power (Loshchilov and Hutter, "SGDR", 2017). "step" is ``base_lr *
+    ``(1 + cos(pi t)) / 2`` in place of the power (Loshchilov and Hutter, "SGDR", 2017); "range" with the growing power
+    ``power * t``. Where they are held first, t rises from 0 to 1 after ``hold_iters``. "step" is ``base_lr *
     step_factor ** n`` after n of the steps; "constant" is ``base_lr``. During the warm-up all of them are multiplied by
     a factor that rises linearly from ``warmup_start`` to 1.
 
     Args:
         optimizer: the learning rates of its groups are the ``base_lr``.
-        name: one of these five.
+        name: one of these six.
         max_iters: iterations of the whole run.
         min_lr: the same for all groups.
+        hold_iters: iterations before poly, linear, cosine and range begin to fall, less than ``max_iters``.
         steps: iterations, ascending.
         warmup_iters: iterations of the warm-up; 0 for none.
         iteration: where to start; other than 0, the optimiser must have had a schedule before.
     """
+
+    def part(iteration: int) -> float:
+        return min(1.0, max(0, iteration - hold_iters) / (max_iters - hold_iters))
+
     falls: dict[str, Callable[[int], float]] = {
-        "poly": lambda iteration: max(0.0, 1 - iteration / max_iters) ** power,
-        "linear": lambda iteration: max(0.0, 1 - iteration / max_iters),
-        "cosine": lambda iteration: (1 + math.cos(math.pi * min(1.0, iteration / max_iters))) / 2,
+        "poly": lambda iteration: (1 - part(iteration)) ** power,
+        "linear": lambda iteration: 1 - part(iteration),
+        "cosine": lambda iteration: (1 + math.cos(math.pi * part(iteration))) / 2,
+        "range": lambda iteration: (1 - part(iteration)) ** (power * part(iteration)),
         "step": lambda iteration: step_factor ** bisect_right(steps, iteration),
         "constant": lambda iteration: 1.0,
     }
     fall = falls[name]
-    reaches_the_least = name in ("poly", "linear", "cosine")
+    reaches_the_least = name in ("poly", "linear", "cosine", "range")
 
     def factor_of(base_lr: float) -> Callable[[int], float]:
         least = min_lr / base_lr if base_lr and reaches_the_least else 0.0

@@ -121,6 +121,8 @@ SCHEDULES = {
     "poly with a floor": ({"name": "poly", "power": 0.9, "min_lr": 0.001}, poly),
     "linear": ({"min_lr": 0.001}, lambda base, i: base + (0.001 - base) * i / 10),
     "cosine": ({"min_lr": 0.001}, lambda base, i: 0.001 + (base - 0.001) * (1 + math.cos(math.pi * i / 10)) / 2),
+    "range": ({"power": 2.0}, lambda base, i: base * (1 - i / 10) ** (2 * i / 10)),
+    "held": ({"name": "linear", "hold_iters": 4}, lambda base, i: base * max(0, 1 - max(0, i - 4) / 6)),
     "step": ({"steps": [3, 7], "step_factor": 0.2}, lambda base, i: base * [1, 0.2, 0.04][(i >= 3) + (i >= 7)]),
     "constant": ({}, lambda base, i: base),
     "warm-up": (

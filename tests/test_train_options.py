@@ -253,6 +253,7 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path):
         ("train.steps=[20, 10]", r"train.steps=\[20, 10\].*ascending"),
         ("train.steps=[0, 10]", "train.steps.*at least 1"),
         ("train.step_factor=-0.1", "train.step_factor.*at least 0"),
+        ("train.hold_iters=60000", "train.hold_iters=60000.*below train.max_iters=60000"),
         ("train.min_lr=0.1", "train.min_lr=0.1.*at most train.lr=0.01"),
         ("train.warmup_iters=-1", "train.warmup_iters.*at least 0"),
         ("train.warmup_start=1.5", "train.warmup_start=1.5.*0 to 1"),

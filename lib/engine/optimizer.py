@@ -29,6 +29,7 @@ def build_schedule(train: TrainConfig, optimizer: torch.optim.Optimizer, iterati
         max_iters=train.max_iters,
         power=train.power,
         min_lr=train.min_lr,
+        hold_iters=train.hold_iters,
         steps=train.steps,
         step_factor=train.step_factor,
         warmup_iters=train.warmup_iters,
