@@ -19,6 +19,7 @@ from lib.config import Config
 from lib.keys import as_text, keys
 from lib.models.manual import manual
 from lib.tasks import load_config, tasks
+from scripts import published
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "seg"
@@ -54,12 +55,13 @@ def table(folder: Path, results: dict[str, dict[str, str]]) -> Iterator[str]:
 
 
 def recipes() -> str:
-    """A heading and a table for each dataset, with the results in configs/results.csv."""
+    """A heading and a table for each dataset, with the results in configs/results.csv; then the published scripts."""
     with (ROOT / "configs" / "results.csv").open() as file:
         results = {row["recipe"]: row for row in csv.DictReader(file)}
     parts = ["## Recipes", ""]
     for folder in sorted(CONFIGS.iterdir()):
         parts += [f"### {folder.name}", "", *table(folder, results), ""]
+    parts.append(published.table())
     return "\n".join(parts)
 
 
