@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.seg.augment import Augmentation, Draw, draw
+from datasets.seg.augment import REDRAWS, Augmentation, Draw, draw
 from datasets.seg.classes import IGNORE, load_table
 from datasets.seg.dataset import Pixels, Sample, TrainDataset
+from datasets.seg.photometric import Distortion, draw_distortion
 from datasets.seg.png import Png
 from lib.base.errors import UserError
 
@@ -121,8 +122,28 @@ def mmseg(image, label, options: Augmentation, scale: float, chosen: Draw, pixel
     if chosen.flip:
         image, label = np.flip(image, 1), np.flip(label, 1)
     if chosen.distortion:
-        image = chosen.distortion.apply(np.ascontiguousarray(image))
+        image = mmseg_colours(image, chosen.distortion)
     return padded(normalised(image, pixels), ade20k_train_ids(label), options.crop_size, 0, 0)
+
+
+def mmseg_colours(image: np.ndarray, distortion: Distortion) -> np.ndarray:
+    """mmsegmentation's photometric distortion, each step rounding down; hue 180 is a step that moves it by nothing."""
+
+    def converted(levels: np.ndarray, alpha: float = 1, beta: float = 0) -> np.ndarray:
+        return np.clip(levels.astype(np.float32) * alpha + beta, 0, 255).astype(np.uint8)
+
+    image = converted(image, beta=distortion.brightness)
+    if not distortion.contrast_is_last:
+        image = converted(image, alpha=distortion.contrast)
+    if distortion.saturation != 1:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+        image[..., 1] = converted(image[..., 1], alpha=distortion.saturation)
+        image = cv2.cvtColor(image, cv2.COLOR_HSV2BGR)
+    if distortion.hue:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+        image[..., 0] = (image[..., 0].astype(int) + distortion.hue % 180) % 180
+        image = cv2.cvtColor(image, cv2.COLOR_HSV2BGR)
+    return converted(image, alpha=distortion.contrast) if distortion.contrast_is_last else image
 
 
 def assert_equal(item: dict, expected: tuple[np.ndarray, np.ndarray]) -> None:
@@ -188,6 +209,13 @@ def test_mmseg_is_mmsegmentations_training_bit_for_bit(tmp_path: Path, size) -> 
             scale, _, chosen = choices(dataset, (epoch, 0), size)
             expected = mmseg(image, label, dataset.augmentation, scale, chosen, pixels, base)
             assert_equal(dataset[(epoch, 0)], expected)
+
+
+def test_mmsegs_hue_moves_by_17_upwards_and_by_0_is_a_step_too() -> None:
+    rng = np.random.default_rng(0)
+    hues = [draw_distortion(rng, as_published=True).hue for _ in range(4000)]
+    assert set(hues) == {*range(-18, 18), 180}
+    assert abs(np.mean(np.array(hues) != 0) - 0.5) < 0.04
 
 
 def test_mmseg_rounds_as_mmcv_does_not_to_the_nearest_size(tmp_path: Path) -> None:
@@ -264,16 +292,37 @@ def test_a_crop_in_which_one_class_prevails_is_drawn_again(tmp_path: Path, resiz
     assert prevails(free) > 0.6 and prevails(bound) < 0.2
 
 
+@pytest.mark.parametrize(("resize", "again"), [("once", False), ("twice", False), ("mmseg", True)])
+def test_a_class_with_just_the_largest_share_is_too_much_for_mmseg_alone(tmp_path, resize: str, again: bool) -> None:
+    label = np.full((40, 80), 1, np.uint8)
+    label[30:] = 2
+    sample = write(tmp_path, noise(label.shape)[0], label)
+    dataset = dataset_of(
+        sample,
+        crop_size=(40, 40),
+        scale=(1, 1),
+        aspect=(1, 1),
+        category_max_ratio=0.75,
+        photometric=False,
+        resize=resize,
+    )
+    looked = []
+    crop_label = dataset._crop_label
+    dataset._crop_label = lambda *arguments: looked.append(arguments) or crop_label(*arguments)
+    dataset[(0, 0)]
+    assert len(looked) == (REDRAWS + 1 if again else 2)
+
+
 def test_the_choices_are_the_same_whatever_the_way_of_resizing() -> None:
     for seed in range(20):
         once, twice, mmseg = (
-            draw(Augmentation((64, 48), photometric=True, resize=resize), (60, 90), np.random.default_rng(seed))
+            draw(Augmentation((64, 48), rotation=10.0, resize=resize), (60, 90), np.random.default_rng(seed))
             for resize in ("once", "twice", "mmseg")
         )
         for other in (twice, mmseg):
             assert np.abs(np.subtract(once.window.resized, other.window.resized)).max() <= 2
             if other.window.resized == once.window.resized:
-                assert (other.shift, other.flip, other.distortion) == (once.shift, once.flip, once.distortion)
+                assert (other.shift, other.flip, other.angle) == (once.shift, once.flip, once.angle)
                 assert other.window == once.window
 
 

@@ -42,7 +42,7 @@ class Augmentation:
             side, sides rounded to nearest; resized by the random factor, sides rounded down. "mmseg", as
             mmsegmentation does: short and long side (unless set, the image's own) times the factor, rounded down, are
             what one resize fits the image into, sides rounded half up; mirrored after the crop, then padded at the
-            right and the bottom.
+            right and the bottom; a class must have less than ``category_max_ratio``, colours are rounded down.
     """
 
     crop_size: tuple[int, int]
@@ -141,7 +141,7 @@ def draw(augmentation: Augmentation, size: tuple[int, int], rng: np.random.Gener
     shift = int(rng.integers(-augmentation.brightness, augmentation.brightness, endpoint=True))
     flip = bool(rng.random() < augmentation.flip)
     angle = rng.uniform(-augmentation.rotation, augmentation.rotation) if augmentation.rotation else 0.0
-    distortion = draw_distortion(rng) if augmentation.photometric else None
+    distortion = draw_distortion(rng, augmentation.resize == "mmseg") if augmentation.photometric else None
     return Draw(window, offset, shift, flip, angle, distortion, augmentation.resize, tuple(between))
 
 

@@ -240,7 +240,8 @@ class TrainDataset(Dataset):
             if (chosen.window.width, chosen.window.height) == chosen.window.resized:
                 break
             counts = np.bincount(self._crop_label(sample, label, size, chosen).ravel(), minlength=256)[:UNKNOWN]
-            if 0 < counts.max() <= self.augmentation.category_max_ratio * counts.sum():
+            most, bound = counts.max(), self.augmentation.category_max_ratio * counts.sum()
+            if 0 < most < bound or (0 < most == bound and chosen.resize != "mmseg"):
                 break
             chosen = redraw_position(self.augmentation, chosen, rng)
         return chosen

@@ -78,7 +78,7 @@ class DataConfig(common.DataConfig):
     """``once``: to ``short_side`` and by the random scale in one step, the fastest. ``twice``: bit for bit as torchcv
     does on ADE20K and PASCAL: mirrored, to ``short_side``, by the scale. ``mmseg``: bit for bit as mmsegmentation does:
     into ``short_side`` and ``long_side`` times the scale (where unset, the image's own), mirrored after the crop,
-    padded at the right and the bottom."""
+    padded at the right and the bottom; a class must stay below ``category_max_ratio``, colours are rounded down."""
     scale: list[float] = key([0.5, 2.0], length(2), positive_entries(), lower_bound_first())
     """[lowest, highest] random scale."""
     aspect: list[float] = key([0.9, 1.1], length(2), positive_entries(), lower_bound_first())
