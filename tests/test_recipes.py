@@ -259,8 +259,11 @@ class TestMmsegmentation:
         else:
             assert "ADE20K models are tested whole without it" in text
             assert (val.mode, config.model.align_corners) == ("ss", False)
-        longest = {"ade20k": (512, 2048), "cityscapes": (0, 0)}[data.dataset]
+        # its base scales; that of 512 x 1024 is the size of all images of Cityscapes
+        longest = {"512x512": (512, 2048), "512x1024": (0, 0), "769x769": (1025, 2049)}[row["crop"]]
         assert (data.short_side, data.long_side) == longest
+        assert (val.short_side, val.long_side) in (longest, (0, 0))
+        assert (val.combine, val.flip, val.interpolation) == ("softmax", True, "bilinear")
 
     @pytest.mark.parametrize("recipe", MMSEG)
     def test_the_network_is_the_published_one(self, recipe):
