@@ -46,6 +46,7 @@ class Script:
         recipe: folder and name of ours.
         words: what to say after it, each ``key=value``.
         reasons: for settings of the training that are others here all the same.
+        shared: those of them that hold for a whole group of scripts, whose name is the value.
         note: what else there is to say.
         broken: why it cannot be run as published; empty where it can, and the only thing said where it cannot.
     """
@@ -55,6 +56,7 @@ class Script:
     recipe: str
     words: tuple[str, ...]
     reasons: dict[str, str]
+    shared: dict[str, str]
     note: str
     broken: str
 
@@ -93,27 +95,29 @@ def read_scripts() -> tuple[Script, ...]:
 
 
 def _read(entry: dict[str, Any], groups: dict[str, dict[str, Any]]) -> Script:
-    settings, reasons = _gather(entry, groups)
+    settings, reasons, shared = {}, {}, {}
+    for name in _ancestry(entry, groups):
+        settings |= {key: value for key, value in groups[name].items() if key not in ("of", "differs")}
+        reasons |= groups[name].get("differs", {})
+        shared |= dict.fromkeys(groups[name].get("differs", {}), name)
+    own = entry.get("differs", {})
     return Script(
         name=entry["name"],
         settings=settings | entry.get("own", {}),
         recipe=entry.get("recipe", ""),
         words=tuple(entry.get("words", ())),
-        reasons=reasons,
+        reasons=reasons | own,
+        shared={key: name for key, name in shared.items() if key not in own},
         note=entry.get("note", ""),
         broken=entry.get("broken", ""),
     )
 
 
-def _gather(entry: dict[str, Any], groups: dict[str, dict[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The settings of the groups that a script or a group is of, parents first, and the reasons with its own."""
-    settings, reasons = {}, {}
+def _ancestry(entry: dict[str, Any], groups: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """The groups that a script or a group is of, each after those that it is of itself."""
     for name in entry.get("of", []):
-        of_parents, more_reasons = _gather(groups[name], groups)
-        own = {key: value for key, value in groups[name].items() if key not in ("of", "differs")}
-        settings |= of_parents | own
-        reasons |= more_reasons
-    return settings, reasons | entry.get("differs", {})
+        yield from _ancestry(groups[name], groups)
+        yield name
 
 
 def table() -> str:
@@ -129,14 +133,19 @@ def table() -> str:
 
 
 def _row(script: Script, reasons: dict[str, str]) -> str:
+    """A row of the table; to ``reasons`` it adds the ones that it refers to, with the marks that stand for them."""
     if script.broken:
         return f"| {script.name} | | does not run as published: {script.broken} | |"
     differences = script.differences()
     training = {key: value for key, value in differences.items() if not key.startswith("val.")}
     marks = []
-    for reason in dict.fromkeys(script.reasons.get(key, "") for key in training):
-        words = ", ".join(_word(key, training[key]) for key in training if script.reasons.get(key, "") == reason)
-        marks.append(reasons.setdefault(f"published: {words}; here: {reason}", chr(ord("a") + len(reasons))))
+    for key, value in training.items():
+        text = f"published: {_word(key, value)}; here: {script.reasons.get(key, '')}"
+        if key in script.shared:
+            reasons.setdefault(text, f"all scripts of {script.shared[key]}")
+        else:
+            own = sum(len(mark) == 1 for mark in reasons.values())
+            marks.append(reasons.setdefault(text, chr(ord("a") + own)))
     cells = [
         script.name,
         " ".join(

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -93,9 +94,15 @@ def test_the_words_of_the_page_make_it_equal(name):
     words = [
         shlex.split(word)[0] for word in re.findall(r"`([^`]*=[^`]*)`", row.replace("`data.include_val=true`", ""))
     ]
-    for mark in re.search(r"but for \((.+?)\)", row)[1].split(", ") if "but for" in row else []:
-        (line,) = [line for line in page() if line.startswith(f"* ({mark}) ")]
-        words += [shlex.split(word)[0] for word in re.findall(r"`([^`]*=[^`]*)`", line.partition("; here: ")[0])]
+    marks = re.search(r"but for \((.+?)\)", row)[1].split(", ") if "but for" in row else []
+    kind = "torchcv" if name.endswith(".sh") else "mmseg"
+    marks += [f"all scripts of {kind}"] * any(line.startswith(f"* (all scripts of {kind})") for line in page())
+    for mark in marks:
+        for line in page():
+            if line.startswith(f"* ({mark}) "):
+                words += [
+                    shlex.split(word)[0] for word in re.findall(r"`([^`]*=[^`]*)`", line.partition("; here: ")[0])
+                ]
     config = load_config(CONFIGS / "seg" / f"{script.recipe}.yaml", words)
     known = {key: value for key, value in script.settings.items() if key not in published.AWAITED}
     assert {key: published.effective(config, key) for key in known} == known
@@ -136,7 +143,21 @@ def test_settings_of_groups_are_inherited_with_their_reasons_and_the_scripts_own
     }
     script = published._read({"name": "x", "of": ["b", "c"], "own": {"tag": "own"}}, groups)
     assert script.settings == {"train.lr": 1, "seed": 2, "tag": "own", "task": "seg"}
-    assert script.reasons == {"seed": "why", "tag": "b"}
+    assert script.reasons == {"seed": "why", "tag": "b"} and script.shared == {"seed": "a", "tag": "b"}
+    script = published._read({"name": "x", "of": ["b"], "differs": {"seed": "mine"}}, groups)
+    assert script.reasons["seed"] == "mine" and script.shared == {"tag": "b"}
+
+
+def test_a_reason_of_a_group_is_said_once_and_marks_no_row():
+    reasons = {}
+    script = replace(SCRIPTS["cityscapes/run_fs_res101_nonlocal_cityscapes_seg.sh"], shared={"train.lr": "torchcv"})
+    script = replace(script, settings={"train.lr": 0.5, "seed": 1}, reasons={"train.lr": "so", "seed": "own"})
+    row = published._row(script, reasons)
+    assert "| equal but for (a) |" in row
+    assert reasons == {
+        "published: `train.lr=0.5`; here: so": "all scripts of torchcv",
+        "published: `seed=1`; here: own": "a",
+    }
 
 
 def test_what_is_left_to_a_default_is_compared_by_the_default():
