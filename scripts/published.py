@@ -32,9 +32,6 @@ What every published script sets stands in [published.yaml](published.yaml), fie
 project. "Training" says whether the recipe, with the words beside it, trains by the same settings; "its own test" has
 the words with which `val` and `test` evaluate as the script did, where the recipe alone does not."""
 
-AWAITED = {"data.resize", "loss.mean", "loss.over", "val.resize", "val.windows"}
-"""Published settings that this project has no key for yet."""
-
 
 @dataclass(frozen=True)
 class Script:
@@ -62,10 +59,8 @@ class Script:
 
     def differences(self) -> dict[str, Any]:
         """The settings that the recipe, after its words, has other values for: by key, what is published."""
-        known = {key.name for key in keys(SegmentationConfig)}
         config = load_config(CONFIGS / "seg" / f"{self.recipe}.yaml", self.words)
-        asked = {key: value for key, value in self.settings.items() if key in known or key not in AWAITED}
-        return {key: value for key, value in asked.items() if effective(config, key) != value}
+        return {key: value for key, value in self.settings.items() if effective(config, key) != value}
 
 
 def effective(config: Config, key: str) -> Any:

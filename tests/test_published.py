@@ -12,7 +12,6 @@ import yaml
 
 from lib.base.errors import UserError
 from lib.tasks import load_config
-from lib.tasks.segmentation import SegmentationConfig
 from scripts import published
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -104,7 +103,7 @@ def test_the_words_of_the_page_make_it_equal(name):
                     shlex.split(word)[0] for word in re.findall(r"`([^`]*=[^`]*)`", line.partition("; here: ")[0])
                 ]
     config = load_config(CONFIGS / "seg" / f"{script.recipe}.yaml", words)
-    known = {key: value for key, value in script.settings.items() if key not in published.AWAITED}
+    known = script.settings
     assert {key: published.effective(config, key) for key in known} == known
 
 
@@ -172,8 +171,3 @@ def test_what_is_left_to_a_default_is_compared_by_the_default():
     ):
         with pytest.raises(UserError, match=words):
             published.effective(config, name)
-
-
-def test_what_has_a_key_by_now_is_awaited_no_longer():
-    known = {key.name for key in published.keys(SegmentationConfig)}
-    assert not known & published.AWAITED, "delete these from scripts.published.AWAITED"
