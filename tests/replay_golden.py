@@ -34,7 +34,7 @@ from lib.models.blocks.spectral import SpectralStage
 from lib.models.blocks.unary import Unary
 from lib.weights import networks, nonlocal_blocks, spectral_blocks
 from lib.weights.names import DISENTANGLED, Table, convert
-from tests import golden_losses, golden_predict
+from tests import golden_losses, golden_predict, golden_weights
 
 # A comparison: what is compared, this project's tensor, the published one, factor of the tolerance.
 Comparison = tuple[str, Tensor, Tensor, float]
@@ -244,6 +244,8 @@ def find_replay(case: dict) -> Callable[[dict, dict[str, Tensor], Path], Iterato
         return golden_predict.REPLAYS[case["family"]]
     if case["family"] == "mmseg/loss":
         return golden_losses.replay_mmseg_loss
+    if case["family"] in golden_weights.REPLAYS:
+        return golden_weights.REPLAYS[case["family"]]
     if "backbone" in case or "head_args" in case:
         return replay_network
     if case["family"] in BLOCKS:

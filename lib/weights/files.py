@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from lib.base.errors import UserError
-from lib.weights.unpickle import Refused, read_data
+from lib.weights.foreign import Refused
+from lib.weights.unpickle import read_data
 
 
 def read_file(path: str | Path, kind: str = "pretrained file") -> Any:
@@ -33,12 +34,12 @@ def read_file(path: str | Path, kind: str = "pretrained file") -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted is None:
-            raise UserError(f"{kind} {path} {_diagnose(path)}") from None
         content = _read_data(path, kind)
         if _holds_tensors(content):
             return content
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if wanted is None:
+            raise UserError(f"{kind} {path} {_diagnose(path)}") from None
         raise UserError(f"refused to load {kind} {path}: it asks for {wanted[1]}, and only tensors are read") from None
     except Exception:  # the bytes of a broken file can lead the reader into any error
         raise UserError(f"{kind} {path} {_diagnose(path)}") from None

@@ -1,16 +1,15 @@
 """Checkpoints that hold foreign objects, read without importing or running any: only tensors and containers come."""
 
-import builtins
 import pickle
 import struct
-import sys
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+
+from lib.weights.foreign import Nothing, Refused, attribute, stand_in
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """What a file of the format before PyTorch 1.6 starts with."""
@@ -29,80 +28,8 @@ _STORAGES = {
 }
 
 
-class Nothing(dict):
-    """What stands for an object that was dropped, whatever the file does with it.
-
-    A subclass of dict without any use of its contents, so that a pickle may call it, fill it and give it a state.
-    """
-
-    def __new__(cls, *_: Any, **__: Any) -> "Nothing":
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        super().__init__()
-
-    def __call__(self, *_: Any, **__: Any) -> "Nothing":
-        return self
-
-    def __setstate__(self, _: Any) -> None:
-        pass
-
-    def __setitem__(self, _: Any, __: Any) -> None:
-        pass
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def append(self, _: Any) -> None:
-        """Lists and their subclasses are filled through this."""
-
-    def extend(self, _: Any) -> None:
-        """And through this."""
-
-    def add(self, _: Any) -> None:
-        """Sets are filled through this."""
-
-
-def _rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
-    """A part of a storage; ``as_strided`` checks that it lies within."""
-    return storage.as_strided(size, stride, offset)
-
-
-def _rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
-    return data
-
-
-_KNOWN = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch", "Size"): tuple,
-    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-}
-
-
-# Modules of the standard library whose objects configurations and logs may hold. All others (os, subprocess, ...) and
-# the built-in functions (eval, getattr, ...) have no business in a checkpoint.
-_INERT = {
-    *("argparse", "array", "_codecs", "collections", "copy_reg", "copyreg", "datetime", "decimal", "enum", "fractions"),
-    *("numbers", "pathlib", "types", "typing", "uuid"),
-}
-_BUILTINS = {"builtins", "__builtin__"}
-
-
-class Refused(Exception):
-    """The file asks for a function that no honest checkpoint needs; its name is the argument."""
-
-
-def _is_hostile(module: str, name: str) -> bool:
-    root = module.partition(".")[0]
-    if root in _BUILTINS:
-        return not isinstance(getattr(builtins, name, None), type)
-    return root in sys.stdlib_module_names and root not in _INERT
-
-
 class _DataUnpickler(pickle.Unpickler):
-    """Finds nothing but the functions above; every other class or function is ``Nothing``, or refused.
+    """Finds nothing but what ``lib.weights.foreign`` has for a class or function, or refuses it.
 
     Storages come empty: ``storages`` says which are to be filled, by their keys in the file.
     """
@@ -112,11 +39,9 @@ class _DataUnpickler(pickle.Unpickler):
         self.storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        if _is_hostile(module, name):
-            raise Refused(f"{module}.{name}")
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
-        return _KNOWN.get((module, name), Nothing)
+        return stand_in(module, name)
 
     def persistent_load(self, reference: Any) -> Tensor:
         kind, dtype, key, _, count, *view = reference
@@ -180,14 +105,21 @@ def _fill(storage: Tensor, content: bytes) -> None:
 
 
 def without_nothing(content: Any) -> Any:
-    """``content`` without the entries of its containers, at any depth, whose key or value was dropped."""
+    """``content`` in plain containers, without their entries, at any depth, whose key or value was dropped.
+
+    Raises:
+        Refused: if it holds the function by which attributes are taken.
+    """
     if isinstance(content, dict):
         kept = ((key, value) for key, value in content.items() if not _dropped(key) and not _dropped(value))
         return {key: without_nothing(value) for key, value in kept}
-    if isinstance(content, (list, tuple)):
-        return type(content)(without_nothing(value) for value in content if not _dropped(value))
+    for plain in (list, tuple, set, frozenset):
+        if isinstance(content, plain):
+            return plain(without_nothing(value) for value in content if not _dropped(value))
     return content
 
 
 def _dropped(value: Any) -> bool:
-    return isinstance(value, (Nothing, torch.dtype)) or value is Nothing or callable(value)
+    if value is attribute:
+        raise Refused(str(value))
+    return isinstance(value, (Nothing, torch.dtype)) or callable(value)
