@@ -138,8 +138,9 @@ def replay_network(case: dict, arrays: dict[str, Tensor], directory: Path) -> It
     else:
         options, converted = networks.torchcv_network_options(case), networks.convert_torchcv_network
     network = build_segmentor(**options)
-    empty = published_entries(case, network, converted, find_key_lists(directory))
-    network.load_state_dict(converted(load_fill(directory)(empty, case["seed"])))
+    empty = published_entries(case, network, converted, find_key_lists(directory), directory / "state_dict_keys")
+    filled = golden_weights.share(case, load_fill(directory)(empty, case["seed"]))
+    network.load_state_dict(converted(filled))
     with torch.no_grad():
         logits = network.eval()(arrays["input"], with_aux=True)
     for name in arrays.keys() - {"input"}:
@@ -147,7 +148,7 @@ def replay_network(case: dict, arrays: dict[str, Tensor], directory: Path) -> It
 
 
 def published_entries(
-    case: dict, network: nn.Module, converted: Callable[[dict], dict], lists: Path
+    case: dict, network: nn.Module, converted: Callable[[dict], dict], *lists: Path
 ) -> dict[str, Tensor]:
     """The published state dict, without its values, of the network that a fixture was recorded from.
 
@@ -159,19 +160,20 @@ def published_entries(
     """
     project, family = case["family"].split("/")
     if project == "mmseg":
-        heads, backbones = f"mmseg_{family.removesuffix('Head').lower()}_*.txt", "mmseg_*.txt"
+        heads, backbones = f"mmseg_{golden_weights.listed_as(family)}_*.txt", "mmseg_*.txt"
     else:
         kind = next(kind for kind in ("resnet", "hrnet", "mobilenetv2") if kind in case["backbone"])
         heads, backbones = f"torchcv_{family}_*.txt", f"torchcv_*{kind}*.txt"
-    names = {name for name in _listed(lists, backbones) if name.startswith("backbone.")}
-    names |= {name for name in _listed(lists, heads) if not name.startswith("backbone.")}
+    names = {name for name in _listed(backbones, *lists) if name.startswith("backbone.")}
+    names |= {name for name in _listed(heads, *lists) if not name.startswith("backbone.")}
     names |= {f"nlm.ctb.{layer}.{leaf}" for layer in OPTIONAL for leaf in LEAVES if family in WITH_OPTIONS}
     if project == "mmseg":
-        count = case["head_args"].get("num_convs", 2)
-        names = {name for name in names if not name.startswith("decode_head.convs.")} | {
+        chain = {name for name in names if name.startswith("decode_head.convs.")}
+        count = case["head_args"].get("num_convs", 2) if chain else 0
+        names = (names - chain) | {
             f"decode_head.convs.{index}.{layer}" for index in range(count) for layer in CONV_AND_NORM
         }
-        names.add("decode_head.nl_block.concat_project.conv.weight")
+        names |= golden_weights.optional_names(names)
     # Where two published names mean one entry the later one's values count, as when the published network loads them.
     renamed = {theirs: ours for ours, theirs in converted({name: name for name in sorted(names)}).items()}
     for shadowed in names - renamed.keys():
@@ -181,7 +183,7 @@ def published_entries(
     for missing in ours.keys() - renamed.values():
         # Units of a ResNet's stage that the lists do not reach are named alike here and there.
         if not re.match(r"backbone\.layer\d\.", missing):
-            raise UserError(f"no list of published names in {lists} has one for {missing} of {case['family']}")
+            raise UserError(f"no list of published names in {lists[0]} has one for {missing} of {case['family']}")
         empty[missing] = torch.zeros_like(ours[missing])
     return empty
 
@@ -193,8 +195,11 @@ CONV_AND_NORM = ("conv.weight", *(f"bn.{leaf}" for leaf in LEAVES))
 WITH_OPTIONS = ("nonlocalnowd", "nonlocalbn", "nonlocalbn_single", "unary")
 
 
-def _listed(lists: Path, pattern: str) -> set[str]:
-    return {line.split("\t")[0] for file in lists.glob(pattern) for line in file.read_text().splitlines()}
+def _listed(pattern: str, *folders: Path) -> set[str]:
+    files = [
+        file for folder in (*folders, SHARED / "golden" / "more" / "state_dict_keys") for file in folder.glob(pattern)
+    ]
+    return {line.split("\t")[0] for file in files for line in file.read_text().splitlines()}
 
 
 def find_key_lists(directory: Path) -> Path:

@@ -18,6 +18,18 @@ RESNET: Table = (
     (r"(layer[1-4]\.)", r"\1"),
 )
 
+
+def layers(theirs: str, ours: str, *, conv: int | str = 0, norm: int | str = 1) -> Table:
+    """A convolution and its norm, which the published networks number inside a sequence."""
+    return ((rf"{theirs}\.{conv}\.(?=\w+$)", f"{ours}.conv."), (rf"{theirs}\.{norm}\.(?=\w+$)", f"{ours}.norm."))
+
+
+# mmsegmentation's and mmcv's ResNets: three convolutions in one sequence, or the bare network's names
+RESNET_V1C: Table = (
+    *(entry for index in range(3) for entry in layers("stem", f"stem.{index}", conv=3 * index, norm=3 * index + 1)),
+    *RESNET,
+)
+
 # torchcv's `nonlocal_nowd` block
 DISENTANGLED: Table = (
     (r"gamma$", "gamma"),

@@ -1,28 +1,18 @@
 """Published segmentation networks and asymmetric blocks: their parameters and options under this project's names."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from lib.base.errors import UserError
-from lib.weights.names import RESNET, TORCHCV, Table, convert, nest
-from lib.weights.nonlocal_blocks import (
-    GLOBAL_CONTEXT,
-    MMCV_NONLOCAL,
-    NONLOCAL,
-    mmcv_nonlocal_options,
-    mmseg_disentangled_options,
-    nonlocal_options,
-    unary_options,
-)
-
-
-def _layers(theirs: str, ours: str, *, conv: int | str = 0, norm: int | str = 1) -> Table:
-    """A convolution and its norm, which the published networks number inside a sequence."""
-    return ((rf"{theirs}\.{conv}\.(?=\w+$)", f"{ours}.conv."), (rf"{theirs}\.{norm}\.(?=\w+$)", f"{ours}.norm."))
-
+from lib.weights.mmseg import convert_mmseg_network as convert_mmseg_network
+from lib.weights.mmseg import mmseg_network_options as mmseg_network_options
+from lib.weights.mmseg import mmseg_table as mmseg_table
+from lib.weights.names import RESNET, TORCHCV, Table, convert, layers, nest
+from lib.weights.names import RESNET_V1C as RESNET_V1C
+from lib.weights.nonlocal_blocks import GLOBAL_CONTEXT, NONLOCAL, nonlocal_options, unary_options
 
 # The blocks of "Asymmetric Non-local Neural Networks", AFNB and APNB. APNB saves its one projection twice, as key and
 # as query, and loads the query over the key.
@@ -44,37 +34,29 @@ ASYMMETRIC_PYRAMID: Table = (
     (r"conv_bn_dropout\.1\.0\.", "norm."),
 )
 
-# mmsegmentation's and mmcv's ResNets: three convolutions in one sequence, or the bare network's names
-RESNET_V1C: Table = (
-    *(entry for index in range(3) for entry in _layers("stem", f"stem.{index}", conv=3 * index, norm=3 * index + 1)),
-    *RESNET,
-)
-
 # The stem and stage 1 are named as a ResNet's. A transition that an earlier branch passes unchanged has no parameters,
 # so the new branch's is the only one of stages 3 and 4.
 HRNET: Table = (
-    *_layers(r"transition1\.0", "transition1.0"),
-    *_layers(r"transition1\.1\.0", "transition1.1"),
-    *_layers(r"transition2\.2\.0", "transition2"),
-    *_layers(r"transition3\.3\.0", "transition3"),
+    *layers(r"transition1\.0", "transition1.0"),
+    *layers(r"transition1\.1\.0", "transition1.1"),
+    *layers(r"transition2\.2\.0", "transition2"),
+    *layers(r"transition3\.3\.0", "transition3"),
     (r"(stage\d\.\d+\.branches\.)", r"\1"),
-    *_layers(r"(stage\d\.\d+\.)fuse_layers\.(\d)\.(\d)", r"\1paths.\2.\3"),
-    *_layers(r"(stage\d\.\d+\.)fuse_layers\.(\d)\.(\d)\.(\d)", r"\1paths.\2.\3.\4"),
+    *layers(r"(stage\d\.\d+\.)fuse_layers\.(\d)\.(\d)", r"\1paths.\2.\3"),
+    *layers(r"(stage\d\.\d+\.)fuse_layers\.(\d)\.(\d)\.(\d)", r"\1paths.\2.\3.\4"),
     *RESNET,
 )
 
 # tonylins's MobileNetV2: sequences of convolution, norm, ReLU6, the first one without the convolution that expands
 MOBILENET_V2: Table = (
-    *_layers(r"features\.0", "stem"),
-    *_layers(r"features\.1\.conv", "units.0.depthwise"),
-    *_layers(r"features\.1\.conv", "units.0.project", conv=3, norm=4),
+    *layers(r"features\.0", "stem"),
+    *layers(r"features\.1\.conv", "units.0.depthwise"),
+    *layers(r"features\.1\.conv", "units.0.project", conv=3, norm=4),
     *(
         entry
         for unit in range(1, 17)
         for place, layer in enumerate(("expand", "depthwise", "project"))
-        for entry in _layers(
-            rf"features\.{unit + 1}\.conv", f"units.{unit}.{layer}", conv=3 * place, norm=3 * place + 1
-        )
+        for entry in layers(rf"features\.{unit + 1}\.conv", f"units.{unit}.{layer}", conv=3 * place, norm=3 * place + 1)
     ),
 )
 
@@ -82,26 +64,26 @@ MOBILENET_V2: Table = (
 _TORCHCV: Table = (
     *nest(r"backbone\.", "backbone.", (*HRNET, *MOBILENET_V2)),
     # pspnet
-    *_layers(r"ppm\.ppm\.(\d)", r"head.levels.\1", conv=1, norm=r"2\.0"),
-    *_layers(r"cls", "head.fuse", norm=r"1\.0"),
+    *layers(r"ppm\.ppm\.(\d)", r"head.levels.\1", conv=1, norm=r"2\.0"),
+    *layers(r"cls", "head.fuse", norm=r"1\.0"),
     (r"cls\.3\.", "head.classifier."),
     # deeplabv3
-    *_layers(r"head\.0\.conv1", "head.image", conv=1, norm=r"2\.0"),
-    *_layers(r"head\.0\.conv2", "head.point", norm=r"1\.0"),
+    *layers(r"head\.0\.conv1", "head.image", conv=1, norm=r"2\.0"),
+    *layers(r"head\.0\.conv2", "head.point", norm=r"1\.0"),
     *(
         entry
         for index in range(3)
-        for entry in _layers(rf"head\.0\.conv{index + 3}", f"head.atrous.{index}", norm=r"1\.0")
+        for entry in layers(rf"head\.0\.conv{index + 3}", f"head.atrous.{index}", norm=r"1\.0")
     ),
-    *_layers(r"head\.0\.bottleneck", "head.fuse", norm=r"1\.0"),
+    *layers(r"head\.0\.bottleneck", "head.fuse", norm=r"1\.0"),
     (r"head\.1\.", "head.classifier."),
     # annn
     *nest(r"fusion\.", "head.fusion.", ASYMMETRIC_FUSION),
-    *_layers(r"context", "head.reduce", norm=r"1\.0"),
+    *layers(r"context", "head.reduce", norm=r"1\.0"),
     *nest(r"context\.2\.", "head.block.", ASYMMETRIC_PYRAMID),
     (r"cls\.(?=\w+$)", "head.classifier."),
     # the auxiliary head of deeplabv3 and annn
-    *_layers(r"dsn", "aux_head.reduce", norm=r"1\.0"),
+    *layers(r"dsn", "aux_head.reduce", norm=r"1\.0"),
     (r"dsn\.3\.", "aux_head.classifier."),
     *TORCHCV,
 )
@@ -135,19 +117,6 @@ _WHITENINGS = {
     "fln": ("batch", True),
 }
 
-# mmsegmentation's heads that are an FCN head, with or without a context block
-_MMSEG: Table = (
-    *nest(r"backbone\.", "backbone.", RESNET_V1C),
-    *_layers(r"decode_head\.convs\.0", "head.reduce", conv="conv", norm="bn"),
-    *_layers(r"decode_head\.conv_cat", "head.fuse", conv="conv", norm="bn"),
-    (r"decode_head\.conv_seg\.", "head.classifier."),
-    *_layers(r"auxiliary_head\.convs\.0", "aux_head.reduce", conv="conv", norm="bn"),
-    (r"auxiliary_head\.conv_seg\.", "aux_head.classifier."),
-)
-
-# Context blocks by their names inside mmsegmentation's heads
-MMSEG_BLOCKS: Mapping[str, Table] = {"nl_block": MMCV_NONLOCAL, "dnl_block": MMCV_NONLOCAL}
-
 
 def convert_torchcv_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of a torchcv segmentation network, for a ``Segmentor``.
@@ -156,33 +125,6 @@ def convert_torchcv_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         UserError: naming an entry that no network known here has.
     """
     return convert(state, TORCHCV_NETWORK, "torchcv network")
-
-
-def convert_mmseg_network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of mmsegmentation's FCN, NL or DNL network on a ResNet, for a ``Segmentor``.
-
-    Raises:
-        UserError: naming an entry that these networks do not have.
-    """
-    return convert(state, mmseg_table(state), "mmsegmentation network")
-
-
-def mmseg_table(names: Iterable[str]) -> Table:
-    """The names of mmsegmentation's networks; those of a head's convolutions depend on how many ``names`` has."""
-    blocks = (nest(rf"decode_head\.{name}\.", "head.block.", table) for name, table in MMSEG_BLOCKS.items())
-    # With more than two convolutions before the join those after the first make a sequence.
-    refine = [name for name in names if re.search(r"decode_head\.convs\.[1-9]\d*\.conv\.weight$", name)]
-    chain = [
-        entry
-        for index in range(len(refine))
-        for entry in _layers(
-            rf"decode_head\.convs\.{index + 1}",
-            "head.refine" if len(refine) == 1 else f"head.refine.{index}",
-            conv="conv",
-            norm="bn",
-        )
-    ]
-    return (*(entry for table in blocks for entry in table), *chain, *_MMSEG)
 
 
 def asymmetric_options(case: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,37 +198,3 @@ def _torchcv_backbone(name: str, multi_grid: Sequence[int] | None) -> dict[str, 
         return {"name": "mobilenet_v2", "output_stride": stride}
     stem = "deep" if found[1] else "plain"
     return {"name": kind, "stem": stem, "output_stride": stride, "multi_grid": multi_grid or [1, 1, 1]}
-
-
-def mmseg_network_options(case: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``build_segmentor`` for mmsegmentation's network of head ``case["family"]`` on a ResNet v1c.
-
-    Raises:
-        UserError: if this project has no such head.
-    """
-    kind, arguments = case["family"].removeprefix("mmseg/"), case["head_args"]
-    # the channels of stages 3 and 4 in mmsegmentation's configurations, which give the heads a quarter of them
-    stage3, stage4 = (256, 512) if case["depth"] < 50 else (1024, 2048)
-    head = {"width": stage4 // 4, "concat_input": arguments.get("concat_input", True)}
-    block = {"in_channels": stage4 // 4, **arguments}
-    if kind == "FCNHead":
-        head |= {"name": "fcn", "convs": arguments.get("num_convs", 2)}
-    elif kind == "NLHead":
-        head |= {"name": "nonlocal", "block": {"name": "nonlocal", **mmcv_nonlocal_options(block)}}
-    elif kind == "DNLHead":
-        head |= {"name": "nonlocal", "block": {"name": "disentangled", **mmseg_disentangled_options(block)}}
-    else:
-        raise UserError(f"mmsegmentation's head {kind} is not known: choose FCNHead, NLHead or DNLHead")
-    return {
-        "num_classes": case["num_classes"],
-        "backbone": {
-            "name": f"resnet{case['depth']}",
-            "stem": "v1c",
-            "output_stride": 8,
-            "ceil_mode": False,
-            "dilate_second": False,
-        },
-        "head": head,
-        "aux": {"width": stage3 // 4},
-        "align_corners": case["align_corners"],
-    }

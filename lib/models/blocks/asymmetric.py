@@ -35,6 +35,7 @@ class PyramidAttention(nn.Module):
         value_channels: of the values.
         out_channels: of the context.
         pyramid: bins along a side, for every level.
+        bias: whether the convolutions of key and query have a bias.
     """
 
     def __init__(
@@ -46,20 +47,21 @@ class PyramidAttention(nn.Module):
         value_channels: int,
         out_channels: int,
         pyramid: Sequence[int],
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if not pyramid or min(pyramid) < 1:
             raise UserError(f"pyramid {list(pyramid)} must be one or more positive integers")
         self.pyramid, self.scale = tuple(pyramid), embedding**-0.5
-        self.key = ConvNormRelu(low_channels, embedding, 1, bias=True)
-        self.query = None if high_channels is None else ConvNormRelu(high_channels, embedding, 1, bias=True)
+        self.key = ConvNormRelu(low_channels, embedding, 1, bias=bias)
+        self.query = None if high_channels is None else ConvNormRelu(high_channels, embedding, 1, bias=bias)
         self.value = nn.Conv2d(low_channels, value_channels, 1)
         self.output = nn.Conv2d(value_channels, out_channels, 1)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, low: Tensor, high: Tensor, fusion: Tensor, bias: Tensor) -> Tensor:
-        """B x Cl x H' x W', B x Ch x H x W and a 1x1 convolution's F x O x 1 x 1 and F to B x HW x F."""
+    def forward(self, low: Tensor, high: Tensor, fusion: Tensor, bias: Tensor | None) -> Tensor:
+        """B x Cl x H' x W', B x Ch x H x W and a 1x1 convolution's F x O x 1 x 1 and F, or None, to B x HW x F."""
         key = self.key(low)
         query = key if self.query is None else self.query(high)
         value = F.conv2d(self.output(self.value(pool_pyramid(low, self.pyramid))), fusion, bias)
@@ -81,6 +83,7 @@ class AsymmetricFusion(nn.Module):
         value_channels: of the values; default ``embedding``.
         pyramid: bins along a side, for every level of the pyramid: 1, 3, 6, 8 make 110 bins.
         branches: how many attentions with weights of their own are added up.
+        bias: whether convolutions before a norm have a bias, which the norm makes redundant.
         dropout: probability with which a channel of the output is dropped.
         shared: whether key and query are one projection; both maps then have as many channels.
 
@@ -98,6 +101,7 @@ class AsymmetricFusion(nn.Module):
         value_channels: int | None = None,
         pyramid: Sequence[int] = PYRAMID,
         branches: int = 1,
+        bias: bool = True,
         dropout: float = 0.05,
         shared: bool = False,
     ) -> None:
@@ -111,10 +115,11 @@ class AsymmetricFusion(nn.Module):
                 value_channels=value_channels or embedding,
                 out_channels=out_channels,
                 pyramid=pyramid,
+                bias=bias,
             )
             for _ in range(branches)
         )
-        self.fuse = nn.Conv2d(out_channels + high_channels, out_channels, 1)
+        self.fuse = nn.Conv2d(out_channels + high_channels, out_channels, 1, bias=bias)
         self.norm = nn.BatchNorm2d(out_channels)
         self.dropout = nn.Dropout2d(dropout)
 
@@ -125,7 +130,7 @@ class AsymmetricFusion(nn.Module):
     def _join(self, low: Tensor, high: Tensor) -> Tensor:
         """``fuse`` of the branches' added contexts joined to ``high``, without making either."""
         fusion, direct = self.fuse.weight.split([self.fuse.in_channels - high.shape[1], high.shape[1]], dim=1)
-        bias = self.fuse.bias / len(self.branches)
+        bias = None if self.fuse.bias is None else self.fuse.bias / len(self.branches)
         context = sum(branch(low, high, fusion, bias) for branch in self.branches)
         # One product that adds to the context: in bfloat16 a sum of two maps would be rounded once more.
         weight = direct.flatten(1).mT.expand(len(high), -1, -1)
@@ -140,7 +145,7 @@ class AsymmetricPyramid(AsymmetricFusion):
     Args:
         channels: of the input and the output.
         embedding: channels of the projection that is key and query; default channels // 2.
-        value_channels, pyramid, branches, dropout: as in ``AsymmetricFusion``.
+        value_channels, pyramid, branches, bias, dropout: as in ``AsymmetricFusion``.
 
     Raises:
         UserError: if the pyramid is not made of positive integers.
@@ -154,6 +159,7 @@ class AsymmetricPyramid(AsymmetricFusion):
         value_channels: int | None = None,
         pyramid: Sequence[int] = PYRAMID,
         branches: int = 1,
+        bias: bool = True,
         dropout: float = 0.05,
     ) -> None:
         super().__init__(
@@ -163,6 +169,7 @@ class AsymmetricPyramid(AsymmetricFusion):
             value_channels=value_channels,
             pyramid=pyramid,
             branches=branches,
+            bias=bias,
             dropout=dropout,
             shared=True,
         )

@@ -17,6 +17,8 @@ class AsymmetricHead(nn.Module):
         embedding: channels of query, key and value in both blocks.
         width: channels of the 3x3 convolution and of the pyramid block.
         pyramid: bins along a side, for every level of both blocks' pyramids.
+        branches: attentions with weights of their own that each block adds up.
+        bias: whether convolutions before a norm have a bias (as published), which the norm makes redundant.
         dropout: probability with which a channel of a block's output is dropped.
     """
 
@@ -28,12 +30,14 @@ class AsymmetricHead(nn.Module):
         embedding: int = 256,
         width: int = 512,
         pyramid: Sequence[int] = PYRAMID,
+        branches: int = 1,
+        bias: bool = True,
         dropout: float = 0.05,
     ) -> None:
         super().__init__()
-        options = {"embedding": embedding, "pyramid": pyramid, "dropout": dropout}
+        options = {"embedding": embedding, "pyramid": pyramid, "branches": branches, "bias": bias, "dropout": dropout}
         self.fusion = AsymmetricFusion(channels[-2], channels[-1], **options)
-        self.reduce = ConvNormRelu(channels[-1], width, bias=True)
+        self.reduce = ConvNormRelu(channels[-1], width, bias=bias)
         self.block = AsymmetricPyramid(width, **options)
         self.classifier = nn.Conv2d(width, num_classes, 1)
 

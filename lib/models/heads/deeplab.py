@@ -1,6 +1,7 @@
 """The DeepLab v3 head (Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,8 @@ class DeepLabHead(nn.Module):
         num_classes: K.
         dilations: of the 3x3 convolutions; the paper has 12, 24, 36 at output stride 8 and half of these at 16.
         inner: channels of every branch.
-        width: channels of the 1x1 convolution that fuses the branches.
+        width: channels of the convolution that fuses the branches.
+        fuse_size: kernel of that convolution: 1 as in the paper, 3 in mmsegmentation.
         dropout: probability with which a channel is dropped before the classifier.
     """
 
@@ -29,13 +31,14 @@ class DeepLabHead(nn.Module):
         dilations: Sequence[int] = (12, 24, 36),
         inner: int = 512,
         width: int = 512,
+        fuse_size: Literal[1, 3] = 1,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
         self.image = ConvNormRelu(channels[-1], inner, 1)
         self.point = ConvNormRelu(channels[-1], inner, 1)
         self.atrous = nn.ModuleList(ConvNormRelu(channels[-1], inner, dilation=rate) for rate in dilations)
-        self.fuse = ConvNormRelu((2 + len(dilations)) * inner, width, 1)
+        self.fuse = ConvNormRelu((2 + len(dilations)) * inner, width, fuse_size)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
 

@@ -19,6 +19,8 @@ class GlobalContextHead(NonLocalHead):
         embedding, pooling, add, multiply, layers: see ``GlobalContext``.
         inner: channels of the block; default a quarter of the input's.
         width: channels of the convolution after the join.
+        kernel_size: of all convolutions but the classifier.
+        dilation: of the first two convolutions, at least 1.
         concat_input: whether there are a join and a convolution after it; the classifier reads the second one if not.
         dropout: probability with which a channel is dropped before the classifier.
     """
@@ -35,10 +37,20 @@ class GlobalContextHead(NonLocalHead):
         layers: Literal[1, 2] = 2,
         inner: int | None = None,
         width: int = 512,
+        kernel_size: Literal[1, 3] = 3,
+        dilation: int = 1,
         concat_input: bool = True,
         dropout: float = 0.1,
     ) -> None:
         block = partial(GlobalContext, embedding=embedding, pooling=pooling, add=add, multiply=multiply, layers=layers)
         super().__init__(
-            channels, num_classes, block=block, inner=inner, width=width, concat_input=concat_input, dropout=dropout
+            channels,
+            num_classes,
+            block=block,
+            inner=inner,
+            width=width,
+            kernel_size=kernel_size,
+            dilation=dilation,
+            concat_input=concat_input,
+            dropout=dropout,
         )
