@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from lib.weights import read_file
@@ -16,7 +17,8 @@ def replay_mmengine(
     content = read_file(directory / case["file"])
     entries = {f"state/{name}": tensor for name, tensor in content["state_dict"].items()}
     for index, state in content["optimizer"]["state"].items():
-        entries |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+        numbers = {name: value for name, value in state.items() if isinstance(value, (Tensor, int, float))}
+        entries |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in numbers.items()}
     for name in sorted(entries.keys() | arrays.keys()):
         yield name, entries[name], arrays[name], 0
 

@@ -1,6 +1,7 @@
 """SRC DST: another project's checkpoint in our format
 
-Prints what was matched, left out and missing; ``checkpoint=DST`` reads what it writes.
+Prints what was matched, left out and missing, and what was assumed where SRC does not say it; ``checkpoint=DST`` reads
+what it writes.
 """
 
 import argparse
@@ -28,9 +29,10 @@ def run(options: argparse.Namespace) -> None:
     if len(files) != 2:
         raise UserError("import-weights needs two files: main.py import-weights SRC DST --config FILE")
     source, destination = files
-    network = make_task(load_config(options.config, overrides)).network()
-    state, report = import_network(network, read_file(source, kind="checkpoint"), f"checkpoint {source}")
-    content = {"format": FORMAT, "model": state, "iteration": 0}
+    task = make_task(load_config(options.config, overrides))
+    content = read_file(source, kind="checkpoint")
+    state, report = import_network(task.network(), content, f"checkpoint {source}", task.options)
+    imported = {"format": FORMAT, "model": state, "iteration": 0}
     Path(destination).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(destination), lambda file: torch.save(content, file))
+    write_atomically(Path(destination), lambda file: torch.save(imported, file))
     print(f"{report.summary}\nwritten: {destination}")

@@ -81,7 +81,7 @@ def evaluate(task: Task, config: Config, run: RunFolder, split: str) -> None:
     with join_world(config.device) as world, log_to(run.log if world.is_main else None):
         data = task.eval_data(split)
         network = task.network()
-        iteration = load_weights(network, path)
+        iteration = load_weights(network, path, task.options, logger.info)
         network.to(world.device)
         evaluator = Evaluator(task, network, world, config.train)
         logger.info(f"{split} of {path} (iteration {iteration}): {len(data)} images, mode {task.protocol['mode']}")

@@ -82,6 +82,13 @@ class Task(Protocol):
     def eval_data(self, split: str) -> Data:
         """What is evaluated of ``val`` or ``test``; its keys are indices."""
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the network and its input are made with, by the keys of the configuration.
+
+        Another project's checkpoint is compared with these, as far as it says how it was made.
+        """
+
     def network(self) -> "nn.Module":
         """The network with its first weights; it has ``freeze`` and a ``backbone``, which may learn at its own rate."""
 

@@ -92,7 +92,7 @@ class Trainer:
         self.model = task.network()
         self.notes = []
         if pretrained:
-            self.notes.append(start_from(self.model, pretrained))
+            self.notes.append(start_from(self.model, pretrained, task.options))
         if world.size > 1:
             convert_sync_batchnorm(self.model)
         self.model.freeze(stages=settings.freeze_stages, norm=settings.freeze_norm)

@@ -41,6 +41,13 @@ def option_names(constructor: Callable) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
 
 
+def option_defaults(constructor: Callable) -> dict[str, Any]:
+    """The keyword-only parameters of a constructor that have a default, and their defaults."""
+    parameters = inspect.signature(constructor).parameters
+    defaults = {name: parameters[name].default for name in option_names(constructor)}
+    return {name: default for name, default in defaults.items() if default is not inspect.Parameter.empty}
+
+
 def option_types(constructor: Callable) -> dict[str, Any]:
     """The keyword-only parameters of a constructor and their annotations."""
     hints = typing.get_type_hints(_underlying(constructor))

@@ -89,6 +89,32 @@ def network_options(model: ModelConfig) -> dict[str, Any]:
     }
 
 
+def all_options(model: ModelConfig) -> dict[str, Any]:
+    """Every option of a network by its key, those that the configuration leaves at their defaults too."""
+    from lib.models import BACKBONES, BLOCKS, HEADS
+    from lib.models.options import choose, option_defaults, option_names
+
+    spec = network_options(model)
+    head = choose(HEADS, spec["head"]["name"], path="model.head.name")
+    parts = {"model.backbone": (BACKBONES, spec["backbone"]), "model.head": (HEADS, spec["head"])}
+    if "block" in option_names(head):
+        parts["model.head.block"] = (BLOCKS, spec["head"]["block"])
+    if spec["aux"] is not None:
+        parts["model.aux"] = (HEADS, {"name": "auxiliary", **spec["aux"]})
+    own = {
+        f"model.{part}.{key}" for part, config in asdict(model).items() if isinstance(config, dict) for key in config
+    }
+    values = {"model.align_corners": model.align_corners}
+    for path, (registry, chosen) in parts.items():
+        defaults = option_defaults(choose(registry, chosen["name"], path=f"{path}.name"))
+        for name, value in {**defaults, **chosen}.items():
+            if name == "block":
+                continue
+            key = f"{path}.{name}"
+            values[key if key in own or name == "name" else f"{path}.options.{name}"] = value
+    return values
+
+
 def _backbone_options(config: BackboneConfig) -> dict[str, Any]:
     """The backbone's name and options; what every backbone has a key for but this one no option must be unchanged."""
     from lib.models import BACKBONES

@@ -27,7 +27,7 @@ from lib.keys import (
     positive_entries,
     probability,
 )
-from lib.tasks._network import ModelConfig, network_options
+from lib.tasks._network import ModelConfig, all_options, network_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -261,6 +261,13 @@ class Segmentation:
         root = self.config.data.root
         samples = list_samples(root, split, labelled=split != "test" or has_labels(root, split))
         return EvalDataset(samples, self.table, self.pixels)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The network's options and those of its input that a checkpoint of another project may contradict."""
+        data = self.config.data
+        pixels = {"color_order": data.color_order, "mean": list(data.mean), "std": list(data.std)}
+        return all_options(self.config.model) | {f"data.{name}": value for name, value in pixels.items()}
 
     def network(self) -> "Segmentor":
         """The network, with random weights that follow from ``seed``."""

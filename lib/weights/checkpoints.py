@@ -1,7 +1,8 @@
 """Whole segmentation networks of torchcv and mmsegmentation for a ``Segmentor``."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,6 +11,7 @@ from lib.weights.comparison import COUNTER, Comparison, compare, describe
 from lib.weights.names import rename
 from lib.weights.networks import TORCHCV_NETWORK, mmseg_table
 from lib.weights.pretrained import find_state_dict
+from lib.weights.recorded import compare_options
 
 AUXILIARY = "aux_head."
 CLASSIFIER = (".classifier.weight", ".classifier.bias")
@@ -26,27 +28,35 @@ class ImportReport:
     """Entries of the network that the file does not have and need not have."""
     left_out: list[str]
     """Entries of the file, under their own names or as they were renamed, that the network has no use for."""
+    notes: list[str] = field(default_factory=list)
+    """What was assumed where neither weights nor the file's own configuration say it."""
 
     @property
     def summary(self) -> str:
-        """A line each for what was matched, left out and missing."""
+        """A line each for what was matched, left out and missing, and for each note."""
         lists = (("matched", self.matched, False), ("left out", self.left_out, True), ("missing", self.missing, True))
-        return f"{self.project} checkpoint\n" + "\n".join(
+        lines = [
             f"{what}: {len(names)} entries" + (f" ({', '.join(names)})" if names and shown else "")
             for what, names, shown in lists
-        )
+        ]
+        return "\n".join([f"{self.project} checkpoint", *lines, *(f"note: {note}" for note in self.notes)])
 
 
-def import_network(network: nn.Module, content: object, what: str) -> tuple[dict[str, Tensor], ImportReport]:
+def import_network(
+    network: nn.Module, content: object, what: str, options: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Tensor], ImportReport]:
     """The whole state dict of ``network`` from another project's checkpoint, recognised by its names.
 
     Args:
         network: a ``Segmentor``; what the file need not have, auxiliary head and step counters, is taken from it.
         content: what the file holds.
         what: what errors call the file.
+        options: of the network and of its input, by the keys of the configuration, to be compared with what the file
+            says of them; see ``compare_options``.
 
     Raises:
-        UserError: if the names are of no project known here, or if they do not fill the network exactly.
+        UserError: if the names are of no project known here, if they do not fill the network exactly, or if the file
+            contradicts ``options``.
     """
     renamed = rename_network(content, what)
     if renamed is None:
@@ -54,7 +64,11 @@ def import_network(network: nn.Module, content: object, what: str) -> tuple[dict
     project, state, unknown = renamed
     found = check_network(network, state, what)
     report = ImportReport(
-        project=project, matched=found.matched, missing=found.missing, left_out=[*unknown, *found.unexpected]
+        project=project,
+        matched=found.matched,
+        missing=found.missing,
+        left_out=[*unknown, *found.unexpected],
+        notes=compare_options(content, options, what) if options else [],
     )
     return {name: state.get(name, tensor) for name, tensor in network.state_dict().items()}, report
 

@@ -1,5 +1,6 @@
 """Checkpoints of this project, and how networks are filled from them or from other people's."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lib.weights.checkpoints import check_network, import_network, is_foreign, r
 from lib.weights.comparison import COUNTER, compare
 from lib.weights.files import read_file
 from lib.weights.pretrained import load_pretrained
+from lib.weights.recorded import compare_options
 
 FORMAT = 1
 """Of this project's checkpoints: a dictionary with ``format``, ``model`` and ``iteration``, and what a run adds."""
@@ -29,15 +31,27 @@ def _checked(state: Any, path: Path) -> dict[str, Any]:
     return state
 
 
-def load_weights(model: nn.Module, path: Path) -> int:
+def load_weights(
+    model: nn.Module,
+    path: Path,
+    options: Mapping[str, Any] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> int:
     """Load a checkpoint of this project, of torchcv or of mmsegmentation into ``model``; return its iteration, or 0.
 
     Of a run's checkpoint the averaged weights count, if it has any.
+
+    Args:
+        options: of the model and of its input, by the keys of the configuration; what another project's checkpoint
+            says of them itself must agree.
+        tell: takes lines on what was assumed because that checkpoint does not say it.
     """
     content = read_file(path, kind="checkpoint")
     if is_foreign(content):
-        state, _ = import_network(model, content, f"checkpoint {path}")
+        state, report = import_network(model, content, f"checkpoint {path}", options)
         model.load_state_dict(state)
+        for note in report.notes:
+            tell(note)
         return 0
     state = _checked(content, path)
     load_model(model, averaged_weights(state), path)
@@ -49,20 +63,23 @@ def averaged_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
     return state.get("ema", state["model"])
 
 
-def start_from(model: nn.Module, path: str | Path) -> str:
+def start_from(model: nn.Module, path: str | Path, options: Mapping[str, Any] | None = None) -> str:
     """Let training start from ImageNet weights of the backbone, or from a checkpoint of the whole network.
 
     The latter is one of this project (whose averaged weights count, if it has any), of torchcv or of mmsegmentation. An
     auxiliary head that it lacks, and a classifier of another number of classes, stay random.
 
+    Args:
+        options: as for ``load_weights``.
+
     Returns:
         A line for the log.
 
     Raises:
-        UserError: if the file is unreadable or holds another network.
+        UserError: if the file is unreadable, holds another network or contradicts ``options``.
     """
     path = Path(path)
-    content, what = read_file(path), f"pretrained file {path}"
+    content, what, notes = read_file(path), f"pretrained file {path}", []
     if not is_foreign(content):
         state = averaged_weights(_checked(content, path))
     else:
@@ -71,11 +88,14 @@ def start_from(model: nn.Module, path: str | Path) -> str:
             return load_pretrained(model.backbone, path).summary
         _, state, _ = renamed
     found = check_network(model, state, what, any_classes=True)
+    if options and is_foreign(content):
+        notes = compare_options(content, options, what)
     model.load_state_dict({name: state[name] for name in found.matched}, strict=False)
     left = [*found.misshapen, *(name for name in found.missing if not name.endswith(COUNTER))]
-    return f"{path.name}: {len(found.matched)} entries of the whole network matched" + (
+    told = f"{path.name}: {len(found.matched)} entries of the whole network matched" + (
         f", left random {', '.join(left)}" if left else ""
     )
+    return "\n".join([told, *notes])
 
 
 def load_model(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:

@@ -104,19 +104,26 @@ def _fill(storage: Tensor, content: bytes) -> None:
         storage.copy_(torch.frombuffer(bytearray(content), dtype=storage.dtype))
 
 
-def without_nothing(content: Any) -> Any:
+def without_nothing(content: Any, done: dict[int, Any] | None = None) -> Any:
     """``content`` in plain containers, without their entries, at any depth, whose key or value was dropped.
+
+    Args:
+        done: what has become of its containers so far, by their ids: one that stands in several places is one still.
 
     Raises:
         Refused: if it holds the function by which attributes are taken.
     """
+    done = {} if done is None else done
+    if id(content) in done:
+        return done[id(content)]
     if isinstance(content, dict):
         kept = ((key, value) for key, value in content.items() if not _dropped(key) and not _dropped(value))
-        return {key: without_nothing(value) for key, value in kept}
+        done[id(content)] = {key: without_nothing(value, done) for key, value in kept}
     for plain in (list, tuple, set, frozenset):
         if isinstance(content, plain):
-            return plain(without_nothing(value) for value in content if not _dropped(value))
-    return content
+            kept = (value for value in content if not _dropped(value))
+            done[id(content)] = plain(without_nothing(value, done) for value in kept)
+    return done.get(id(content), content)
 
 
 def _dropped(value: Any) -> bool:
