@@ -54,12 +54,6 @@ def option_types(constructor: Callable) -> dict[str, Any]:
     return {name: hints[name] for name in option_names(constructor)}
 
 
-def option_defaults(constructor: Callable) -> dict[str, Any]:
-    """The keyword-only parameters of a constructor and their defaults."""
-    parameters = inspect.signature(constructor).parameters
-    return {name: parameters[name].default for name in option_names(constructor)}
-
-
 def describe(hint: Any) -> str:
     """The values that an annotation allows, in words: ``a whole number or null``."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
