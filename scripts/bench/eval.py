@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from attention import plain_attend
 from common import median_times, parser, report
-from data import HEIGHT, WIDTH, draw_scene
+from data import draw_scene
 from PIL import Image
 from torch import Tensor
 
@@ -36,6 +36,7 @@ from lib.scores.confusion import ConfusionMatrix
 from lib.scores.folders import LabelPair, class_matrix, count_pairs, find_pairs
 from lib.vis.overlay import write_picture
 
+HEIGHT, WIDTH = 1024, 2048
 WINDOW, STRIDE = 769, 512
 TARGETS = {"network": 3.0, "folders": 5.0}
 WAYS = ("plain", "ours")
@@ -103,7 +104,7 @@ class Scene:
     def __init__(self, folder: Path, device: str, batch_size: int) -> None:
         self.device, self.batch_size, self.table = device, batch_size, load_table("cityscapes")
         self.pair = LabelPair(prediction=folder / "prediction.png", truth=folder / "label.png")
-        image, label = draw_scene(np.random.default_rng(0), self.table)
+        image, label = draw_scene(np.random.default_rng(0), self.table, (HEIGHT, WIDTH))
         write_picture(self.pair.truth, label)
         self.image = torch.from_numpy(image.astype(np.float32) - 110).permute(2, 0, 1)[None].contiguous()
         self.label = torch.from_numpy(self.table.train_id_of[label])
@@ -180,7 +181,7 @@ def write_folders(folder: Path, count: int, table: ClassTable) -> list[LabelPair
         (folder / name).mkdir()
     for i in range(count):
         rng = np.random.default_rng(i)
-        label, other = draw_scene(rng, table)[1], draw_scene(rng, table)[1]
+        label, other = (draw_scene(rng, table, (HEIGHT, WIDTH))[1] for _ in range(2))
         rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
         for grid in (rows, columns):
             noise = rng.normal(0, 6, (HEIGHT // 32, WIDTH // 32)).astype(np.float32)
