@@ -4,6 +4,9 @@ All keys, or those named and those below the groups named: ``train``, ``val.mode
 """
 
 import argparse
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,6 +16,9 @@ from lib.commands._options import add_configuration, split_words
 if TYPE_CHECKING:
     from lib.keys import Key
     from lib.recipes import Recipe
+
+
+INDENT = "    "
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
         if not any(is_within(key, word) for key in known):
             raise UserError(f"there is no key or group {word}{_suggest(word, known)}")
     chosen = [key for key in known if not words or any(is_within(key, word) for word in words)]
-    print("\n\n".join("\n    ".join(lines(key, recipe)) for key in chosen))
+    print("\n\n".join("\n".join(_fitted(lines(key, recipe))) for key in chosen))
 
 
 def is_within(key: "Key", word: str) -> bool:
@@ -50,6 +56,14 @@ def lines(key: "Key", recipe: "Recipe") -> Iterator[str]:
     )
     sources = recipe.sources(key.name)
     yield f"set by {', then '.join(sources)}" if sources else "not set: the default"
+
+
+def _fitted(said: Iterator[str]) -> Iterator[str]:
+    """The lines, all but the first indented; on a terminal those that are too long for it are folded."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    yield next(said)
+    for line in said:
+        yield textwrap.fill(line, width, initial_indent=INDENT, subsequent_indent=INDENT, break_on_hyphens=False)
 
 
 def _suggest(word: str, known: list["Key"]) -> str:
