@@ -1,8 +1,6 @@
 """Reading checkpoint files that strangers made: tensors come out, code never runs."""
 
-import pickle
-import re
-import warnings
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,12 +8,21 @@ from typing import Any
 import torch
 
 from lib.base.errors import UserError
+from lib.base.regular import require_regular
+from lib.weights.archive import Broken
 from lib.weights.foreign import Refused
 from lib.weights.unpickle import read_data
 
+LARGEST = 1 << 36
+"""Bytes that a checkpoint may have, where the machine's memory does not hold less."""
+
+
+class Damaged(UserError):
+    """A file that cannot be read, though another of its kind may be."""
+
 
 def read_file(path: str | Path, kind: str = "pretrained file") -> Any:
-    """What ``torch.save`` wrote to ``path``, its tensors on the CPU.
+    """What ``torch.save`` wrote to ``path``, its tensors on the CPU, once all its checksums are verified.
 
     Foreign objects (a project's configuration, its log) are dropped without importing what they ask for.
 
@@ -23,43 +30,39 @@ def read_file(path: str | Path, kind: str = "pretrained file") -> Any:
         kind: what the file is called in errors.
 
     Raises:
-        UserError: if there is no such file, if it is no checkpoint, is cut off, holds no tensors, or wants to run code.
+        UserError: if there is no such file, if it is no checkpoint, holds no tensors, or wants to run code; Damaged if
+            it is cut off or damaged.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{kind} {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    require_regular(path, kind, min(LARGEST, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
     try:
-        with warnings.catch_warnings():
-            # The error that follows tells more than PyTorch's remark on a strange pickle.
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        content = _read_data(path, kind)
-        if _holds_tensors(content):
-            return content
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted is None:
-            raise UserError(f"{kind} {path} {_diagnose(path)}") from None
-        raise UserError(f"refused to load {kind} {path}: it asks for {wanted[1]}, and only tensors are read") from None
-    except Exception:  # the bytes of a broken file can lead the reader into any error
-        raise UserError(f"{kind} {path} {_diagnose(path)}") from None
-
-
-def _read_data(path: Path, kind: str) -> Any:
-    try:
-        return read_data(path)
+        content, dropped = read_data(path)
     except Refused as error:
-        raise UserError(f"refused to load {kind} {path}: it asks for {error}, which runs code") from None
-    except Exception:  # as above
-        raise UserError(f"{kind} {path} {_diagnose(path)}") from None
+        raise UserError(f"refused to load {kind} {path}: it asks for {_shortly(error)}, which runs code") from None
+    except Broken as error:
+        raise Damaged(f"{kind} {path} {error}; copy or download it again") from None
+    except Exception:  # the bytes of a broken file can lead the reader into any error
+        raise Damaged(f"{kind} {path} {_diagnose(path)}") from None
+    if dropped and not _holds_tensors(content):
+        raise UserError(f"refused to load {kind} {path}: it asks for {_shortly(dropped[0])}, and only tensors are read")
+    return content
+
+
+def _shortly(name: object) -> str:
+    """A name out of a file, fit for a line."""
+    return ascii(str(name))[1:-1][:100]
 
 
 def _holds_tensors(content: Any) -> bool:
-    if isinstance(content, dict):
-        return any(map(_holds_tensors, content.values()))
-    if isinstance(content, (list, tuple)):
-        return any(map(_holds_tensors, content))
-    return isinstance(content, torch.Tensor)
+    left, seen = [content], set()
+    while left:
+        value = left.pop()
+        if isinstance(value, torch.Tensor):
+            return True
+        if isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            left.extend(value.values() if isinstance(value, dict) else value)
+    return False
 
 
 def _diagnose(path: Path) -> str:

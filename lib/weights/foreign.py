@@ -2,6 +2,7 @@
 
 import builtins
 import keyword
+import math
 import sys
 from collections import OrderedDict
 from typing import Any
@@ -147,8 +148,33 @@ class Listing(list):
         pass
 
 
+class Ordered(OrderedDict):
+    """An OrderedDict, however old a Python wrote it."""
+
+    def __init__(self, pairs: Any = ()) -> None:
+        pairs = list(pairs.items() if isinstance(pairs, dict) else pairs)
+        for key, _ in pairs:
+            check_key(key)
+        super().__init__(pairs)
+
+
+def check_key(key: Any, depth: int = 3) -> None:
+    """Raise ValueError for a key whose hash would take for ever: tuples in tuples in tuples."""
+    if isinstance(key, (tuple, frozenset)):
+        if depth == 0 or len(key) > 16:
+            raise ValueError("a key is too large")
+        for part in key:
+            check_key(part, depth - 1)
+
+
+LARGEST_VIEW = 1 << 20
+"""Elements that a tensor may have which repeats those of a smaller storage."""
+
+
 def _rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
     """A part of a storage; ``as_strided`` checks that it lies within."""
+    if not isinstance(storage, Tensor) or math.prod(size) > max(storage.numel(), LARGEST_VIEW):
+        raise ValueError("a tensor is larger than its storage")
     return storage.as_strided(size, stride, offset)
 
 
@@ -156,12 +182,27 @@ def _rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
     return data
 
 
+def _rebuild_subclass(function: Any, _: Any, arguments: tuple, *__: Any) -> Tensor:
+    """A tensor that had attributes, without them."""
+    if function is not _rebuild_tensor:
+        raise ValueError("a tensor is of an unknown kind")
+    return function(*arguments)
+
+
+def _size(sizes: Any = ()) -> tuple:
+    if len(sizes) > 64:
+        raise ValueError("a tensor has too many dimensions")
+    return tuple(sizes)
+
+
 KNOWN = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch", "Size"): tuple,
+    ("collections", "OrderedDict"): Ordered,
+    ("torch", "Size"): _size,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
+    ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_subclass,
     # The settings that torchcv, mmcv and mmengine keep with their weights
     ("pyhocon.config_tree", "ConfigTree"): Tree,
     ("pyhocon.config_tree", "ConfigList"): Listing,
