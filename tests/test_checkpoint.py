@@ -105,6 +105,17 @@ class TestNames:
         CheckpointFiles(tmp_path, keep=1).save(state(8), 8, is_best=False)
         assert names(tmp_path) == ["iter_8.pth", "latest.pth"]
 
+    def test_files_of_the_users_own_stay_and_stop_nothing(self, tmp_path):
+        own = ("iter_10_backup.pth", "iter_.pth", "iter_1.pth.old", "iter_-1.pth", "iter_007.pth", "iter_\u0663.pth")
+        for name in own:
+            (tmp_path / name).write_bytes(b"mine")
+        for name in ("iter_3.pth", ".note.part"):
+            (tmp_path / name).mkdir()
+        files = CheckpointFiles(tmp_path, keep=1)
+        for iteration in (8, 9):
+            files.save(state(iteration), iteration, is_best=False)
+        assert names(tmp_path) == sorted([*own, "iter_3.pth", ".note.part", "iter_9.pth", "latest.pth"])
+
 
 class TestReading:
     def test_another_format_is_named(self, tmp_path):

@@ -9,6 +9,7 @@ import torch
 
 from lib.base.atomic import write_atomically
 from lib.base.errors import UserError
+from lib.weights.checked import NUMBERED
 from lib.weights.loading import FORMAT
 
 
@@ -54,13 +55,19 @@ class CheckpointFiles:
         os.replace(temporary, self.folder / name)
 
     def _prune(self, iteration: int) -> None:
-        numbered = {int(path.stem.removeprefix("iter_")): path for path in self.folder.glob("iter_*.pth")}
+        # The user may keep files, and folders, of his own here: only what this class wrote goes.
+        numbered = {
+            int(name[1]): path
+            for path in self.folder.iterdir()
+            if (name := NUMBERED.fullmatch(path.name)) and path.is_file()
+        }
         # Later ones are of a course that the run left when it was resumed from an earlier checkpoint.
         kept = sorted(number for number in numbered if number <= iteration)[-self.keep :]
         for number in numbered.keys() - kept:
             numbered[number].unlink(missing_ok=True)
         for path in self.folder.glob(".*.part"):
-            path.unlink(missing_ok=True)
+            if path.is_file() or path.is_symlink():
+                path.unlink(missing_ok=True)
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

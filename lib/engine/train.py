@@ -27,9 +27,10 @@ from lib.engine.evaluate import Evaluator
 from lib.engine.loader import eval_loader, train_loader
 from lib.engine.log import MetricsFile, Progress, log_to, logger, memory_gib
 from lib.engine.optimizer import build_optimizer, build_schedule
+from lib.engine.restoring import optimizer_state, read_run
 from lib.engine.runs import RunFolder
 from lib.engine.task import Task
-from lib.weights.loading import averaged_weights, load_checkpoint, load_model, start_from
+from lib.weights.loading import start_from
 
 
 def train(task: Task, config: Config, folder: RunFolder) -> None:
@@ -137,28 +138,19 @@ class Trainer:
 
     def restore(self, path: Path) -> None:
         """Take everything from a checkpoint: the next iteration is the one that would have followed."""
-        state = load_checkpoint(path)
-        load_model(self.model, state["model"], path)
-        if self.average:
-            load_model(self.average.network, averaged_weights(state), path)
-        self.iteration = state["iteration"]
         # Learning rates and the like follow the configuration, which the user may have changed.
-        settings = [{key: group[key] for key in group if key != "params"} for group in self.optimizer.param_groups]
-        try:
-            is_adamw = "betas" in state["optimizer"]["param_groups"][0]
-            if is_adamw != (self.settings.optimizer == "adamw"):
-                raise ValueError(f"it was trained with train.optimizer={'adamw' if is_adamw else 'sgd'}")
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (KeyError, ValueError) as error:
-            raise UserError(f"cannot resume from {path}: {error}") from None
-        for group, setting in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(setting)
+        found = read_run(path, self.model, self.optimizer, self._best_key)
+        self.model.load_state_dict(found.model)
+        if self.average:
+            self.average.network.load_state_dict(found.average)
+        self.iteration = found.iteration
+        self.optimizer.load_state_dict(found.optimizer)
         self.schedule = build_schedule(self.settings, self.optimizer, self.iteration)
-        self.best_score = state[self._best_key]
-        self.validation_is_due = state["validation_is_due"]
-        self.unlogged, self.loss_names = state["unlogged"], state.get("loss_names", [])
-        if self.world.rank < len(state["random"]):
-            self.random_state = state["random"][self.world.rank]
+        self.best_score = found.best_score
+        self.validation_is_due = found.validation_is_due
+        self.unlogged, self.loss_names = found.unlogged, found.loss_names
+        if self.world.rank < len(found.random):
+            self.random_state = found.random[self.world.rank]
         self.notes.append(f"resumed from {path} at iteration {self.iteration}")
 
     def run(self) -> None:
@@ -355,7 +347,7 @@ class Trainer:
         if self.world.is_main:
             state = {
                 "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": optimizer_state(self.optimizer),
                 "schedule": self.schedule.state_dict(),
                 "iteration": self.iteration,
                 "sampler": {"position": self.iteration * self.settings.batch_size},

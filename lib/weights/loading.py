@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lib.base.errors import UserError
+from lib.weights.checked import Checks, check_own, read_checkpoint
 from lib.weights.checkpoints import check_network, import_network, is_foreign, rename_network
 from lib.weights.comparison import COUNTER, compare
 from lib.weights.files import read_file
@@ -20,15 +21,7 @@ FORMAT = 1
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of this project; raises UserError where the file is missing, cut off or something else."""
-    return _checked(read_file(path, kind="checkpoint"), path)
-
-
-def _checked(state: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(state, dict) or "format" not in state or "model" not in state:
-        raise UserError(f"{path} is not a checkpoint of this project")
-    if state["format"] != FORMAT:
-        raise UserError(f"{path} has checkpoint format {state['format']}; this version reads format {FORMAT}")
-    return state
+    return check_own(read_checkpoint(path), path, FORMAT)
 
 
 def load_weights(
@@ -46,16 +39,17 @@ def load_weights(
             says of them itself must agree.
         tell: takes lines on what was assumed because that checkpoint does not say it.
     """
-    content = read_file(path, kind="checkpoint")
+    content = read_checkpoint(path)
     if is_foreign(content):
         state, report = import_network(model, content, f"checkpoint {path}", options)
         model.load_state_dict(state)
         for note in report.notes:
             tell(note)
         return 0
-    state = _checked(content, path)
+    state = check_own(content, path, FORMAT)
+    iteration = Checks(path).count(state, "iteration")
     load_model(model, averaged_weights(state), path)
-    return state["iteration"]
+    return iteration
 
 
 def averaged_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -81,7 +75,7 @@ def start_from(model: nn.Module, path: str | Path, options: Mapping[str, Any] | 
     path = Path(path)
     content, what, notes = read_file(path), f"pretrained file {path}", []
     if not is_foreign(content):
-        state = averaged_weights(_checked(content, path))
+        state = averaged_weights(check_own(content, path, FORMAT))
     else:
         renamed = rename_network(content, what)
         if renamed is None:
@@ -100,12 +94,25 @@ def start_from(model: nn.Module, path: str | Path, options: Mapping[str, Any] | 
 
 def load_model(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
     """Load a checkpoint's weights; raises UserError that names what does not fit another model."""
+    check_model(model, state, path)
+    model.load_state_dict(state)
+
+
+def check_model(
+    model: nn.Module, state: dict[str, torch.Tensor], path: Path, entry: str = "model", *, exactly: bool = False
+) -> None:
+    """Raise UserError where ``state``, the checkpoint's ``entry``, has not the names and shapes of ``model``.
+
+    Its numbers may be of other types, as in imported files, if they need not be ``exactly`` those of the model.
+    """
     found = compare(state, model)
     strangers = [*found.misshapen, *found.missing, *found.unexpected]
     if strangers:
         raise UserError(
             f"{path} holds another model: {len(found.missing)} parameters missing, {len(found.unexpected)} unknown, "
-            f"{len(found.misshapen)} of another shape (for example {strangers[0]}); "
+            f"{len(found.misshapen)} of another shape (for example {strangers[0][:200]}); "
             "use the configuration it was trained with"
         )
-    model.load_state_dict(state)
+    for name, expected in model.state_dict().items():
+        if exactly or (expected.is_floating_point() and not state[name].is_floating_point()):
+            Checks(path).like(state[name], f"{entry}.{name}", expected)

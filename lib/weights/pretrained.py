@@ -97,7 +97,7 @@ def find_state_dict(content: object, what: str) -> Mapping[str, Tensor]:
     if isinstance(content, Mapping):
         content = content.get("state_dict", content)
     if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+        isinstance(name, str) and name.isprintable() and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):
         raise UserError(f"{what} holds no state dict: names and tensors")
     return content
