@@ -1,5 +1,6 @@
 """What a run records survives kills, and a full disk ends it with one line instead of a hang or tracebacks."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,32 @@ def test_rewound_metrics_lose_what_is_written_again(tmp_path, is_due, kept):
     content = metrics.path.read_text()
     rows = {1: '{"iter": 1}\n', 2: '{"iter": 2}\n', "score 2": '{"iter": 2, "miou": 0.5}\n'}
     assert content == "".join(rows[name] for name in kept)
+
+
+@pytest.mark.parametrize(
+    "row", ["7", "null", "[]", '"iter"', "{}", '{"iter": null}', '{"iter": "3"}', '{"iter": 1.5}', '{"iter": true}']
+)
+def test_a_row_that_no_run_wrote_is_named_and_nothing_is_lost(tmp_path, row):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"iter": 1}}\n{row}\n{{"iter": 2}}\n')
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"line 2 of .*metrics\.jsonl is no row of a run"):
+        MetricsFile(path, "miou").rewind(2, validation_is_due=False)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("line", [b"\0" * 4096, b"\xff\xfe", b"[" * 100_000, b'{"iter": ' + b"1" * 9999 + b"}", b""])
+def test_a_line_that_a_crash_damaged_is_dropped(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"iter": 1}\n' + line + b'\n{"iter": 2, "name": "\xe2\x80\xa8"}')
+    MetricsFile(path, "miou").rewind(2, validation_is_due=False)
+    assert path.read_bytes() == b'{"iter": 1}\n{"iter": 2, "name": "\xe2\x80\xa8"}\n'
+
+
+def test_metrics_that_are_no_file_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(UserError, match=r"metrics\.jsonl is no regular file"):
+        MetricsFile(tmp_path / "metrics.jsonl", "miou").rewind(2, validation_is_due=False)
 
 
 @needs_full_disk

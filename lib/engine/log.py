@@ -14,8 +14,12 @@ from tqdm import tqdm
 
 from lib.base.atomic import write_atomically
 from lib.base.errors import UserError
+from lib.base.regular import require_regular
 
 logger = logging.getLogger("trainer")
+
+LARGEST = 1 << 30
+"""Bytes that ``metrics.jsonl`` may have: rows of millions of iterations."""
 
 
 class _Screen(logging.Handler):
@@ -111,19 +115,32 @@ class MetricsFile:
         """Drop what a resumed run writes anew: rows later than ``iteration`` and a last line that a kill cut short.
 
         With ``validation_is_due``, the validation of ``iteration`` itself is among them.
+
+        Raises:
+            UserError: it is no regular file, or a line is JSON but no row of a run: somebody else wrote there.
         """
-        if not self.path.exists():
+        if not self.path.exists() and not self.path.is_symlink():
             return
-        kept = []
-        for line in self.path.read_text().splitlines():
+        require_regular(self.path, "the file", LARGEST)
+        kept, cut = [], 0
+        for number, line in enumerate(self.path.read_bytes().split(b"\n"), start=1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
+                cut += 1
                 continue
+            if not isinstance(row, dict) or type(row.get("iter")) is not int:
+                raise UserError(
+                    f'line {number} of {self.path} is no row of a run ("iter": N): remove the line, then resume'
+                )
             is_repeated = validation_is_due and self.score in row
             if row["iter"] < iteration or (row["iter"] == iteration and not is_repeated):
-                kept.append(line + "\n")
-        write_atomically(self.path, lambda file: file.write("".join(kept).encode()))
+                kept.append(line + b"\n")
+        if cut > 1:
+            logger.info(f"{cut} lines of {self.path} were damaged and are gone")
+        write_atomically(self.path, lambda file: file.write(b"".join(kept)))
 
 
 def memory_gib(device: torch.device) -> float:

@@ -71,7 +71,12 @@ def _diagnose(path: Path) -> str:
         start = file.read(4)
     if start == b"":
         return "is empty"
-    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+    try:
+        has_directory = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        # It looks further than its name says, and may not like what it sees.
+        has_directory = False
+    if start.startswith(b"PK") and not has_directory:
         return "is cut off or damaged: copy or download it again"
     if start.startswith(b"PK"):
         return "is damaged or no PyTorch checkpoint: copy or download it again"
