@@ -183,6 +183,32 @@ class TestCheckpoint:
         assert str(path) in error and "refused" in error
         assert not crater.exists()
 
+    def test_a_forged_checkpoint_names_its_entry_and_a_damaged_one_the_one_before_it(self, train, command, runs):
+        small = ("model.backbone.name=mobilenet_v2", "val.mode=ss", "checkpoint.interval=1", "checkpoint.keep=2")
+        assert train("tag", *small, "train.max_iters=2").status == 0
+        latest, whole = runs("tag").checkpoint(), torch.load(runs("tag").checkpoint(), weights_only=True)
+        forged = latest.with_name("forged.pth")
+        first = next(iter(whole["optimizer"]["state"]))
+        for entry, value in {
+            "optimizer": {**whole["optimizer"], "state": {first: {"momentum_buffer": torch.zeros(5)}}, "stateless": []},
+            "random": [{"cpu": torch.zeros(7, dtype=torch.uint8)}],
+            "iteration": "2",
+            "unlogged": None,
+            "schedule": {},
+            "best_miou": [],
+        }.items():
+            torch.save(whole | {entry: value}, forged)
+            error = command("resume", "tag=tag", "train.max_iters=4", f"checkpoint={forged}").error
+            assert f"{forged}: {entry}" in error and "checkpoint=" in error
+        content = bytearray(latest.read_bytes())
+        content[len(content) // 2] ^= 1
+        latest.write_bytes(content)
+        for phase in ("resume", "val"):
+            error = command(phase, "tag=tag", "train.max_iters=4").error
+            assert f"{latest} is damaged" in error and f"checkpoint={latest.with_name('iter_1.pth')}" in error
+        before = command("resume", "tag=tag", "train.max_iters=4", f"checkpoint={latest.with_name('iter_1.pth')}")
+        assert before.status == 0 and [row["iter"] for row in runs("tag").rows] == [1, 2, 3, 4]
+
     def test_a_full_disk_leaves_the_previous_checkpoint(self, train, runs, monkeypatch):
         save, (soft, hard) = CheckpointFiles.save, resource.getrlimit(resource.RLIMIT_FSIZE)
 

@@ -15,8 +15,6 @@ from lib.weights.loading import averaged_weights, check_model, load_checkpoint
 STATELESS = "stateless"
 """In a checkpoint's ``optimizer``: the parameters of which it had no state, since they had no gradient yet."""
 
-LARGEST_STEP = 2**31
-
 
 @dataclass(frozen=True)
 class Restored:
@@ -40,7 +38,11 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The state of ``optimizer`` for a checkpoint, with a note of the parameters that it has none of."""
     state = optimizer.state_dict()
     numbers = [number for group in state["param_groups"] for number in group["params"]]
-    return {**state, STATELESS: [number for number in numbers if not state["state"].get(number)]}
+    return {**state, STATELESS: [number for number in numbers if not _has_state(state["state"].get(number, {}))]}
+
+
+def _has_state(entries: dict[str, Any]) -> bool:
+    return any(value is not None for value in entries.values())
 
 
 def read_run(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, best_key: str) -> Restored:
@@ -128,16 +130,18 @@ def _optimizer(checks: Checks, state: dict[str, Any], optimizer: torch.optim.Opt
     for number in [*states, *stateless]:
         if type(number) is not int or number not in parameters:
             raise checks.wrong("optimizer.state", f"has {describe(number)} for the number of a parameter")
+    for number, entries in states.items():
+        checks.kind(entries, f"optimizer.state.{number}", dict, "a dictionary")
     if STATELESS in found:
         for number in parameters:
-            if (number in stateless) == bool(states.get(number)):
+            if (number in stateless) == _has_state(states.get(number, {})):
                 raise checks.wrong(f"optimizer.state.{number}", "is missing or should be")
     is_adamw = "betas" in optimizer.defaults
     kept = {}
     for number, parameter in parameters.items():
         within = f"optimizer.state.{number}"
-        entries = checks.kind(states.get(number, {}), within, dict, "a dictionary")
-        restored = _moments(checks, entries, f"{within}.", parameter) if is_adamw else {}
+        entries = states.get(number, {})
+        restored = _moments(checks, entries, f"{within}.", parameter, state["iteration"]) if is_adamw else {}
         if not is_adamw and (unknown := [name for name in entries if name != "momentum_buffer"]):
             raise checks.wrong(within, f"has an unknown entry {describe(unknown[0])}")
         if not is_adamw and entries.get("momentum_buffer") is not None:
@@ -178,7 +182,9 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _moments(checks: Checks, entries: dict[str, Any], within: str, parameter: Tensor) -> dict[str, Tensor]:
+def _moments(
+    checks: Checks, entries: dict[str, Any], within: str, parameter: Tensor, iteration: int
+) -> dict[str, Tensor]:
     """AdamW's state of one parameter; none where it has had no gradient yet."""
     if not entries:
         return {}
@@ -187,8 +193,8 @@ def _moments(checks: Checks, entries: dict[str, Any], within: str, parameter: Te
         if name not in ("step", *names):
             raise checks.wrong(within[:-1], f"has an unknown entry {describe(name)}")
     step = checks.like(checks.entry(entries, "step", Tensor, "a tensor", within), f"{within}step", torch.zeros(()))
-    if not 0 <= step.item() < LARGEST_STEP or not step.item().is_integer():
-        raise checks.wrong(f"{within}step", f"is {step.item()}, not a number of steps")
+    if not 1 <= step.item() <= iteration or not step.item().is_integer():
+        raise checks.wrong(f"{within}step", f"is {step.item()}, not a number of steps from 1 to {iteration}")
     found = {"step": step.clone()}
     for name in names:
         value = checks.like(checks.entry(entries, name, Tensor, "a tensor", within), f"{within}{name}", parameter)

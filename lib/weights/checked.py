@@ -18,8 +18,9 @@ NUMBERED = re.compile(r"iter_(0|[1-9][0-9]{0,17})\.pth")
 LARGEST_ITERATION = 10**15
 
 
-def read_checkpoint(path: Path) -> Any:
+def read_checkpoint(path: str | Path) -> Any:
     """``read_file``, whose errors on a damaged file name another one of its run, if there is any."""
+    path = Path(path)
     try:
         return read_file(path, kind="checkpoint")
     except Damaged as error:
@@ -45,7 +46,7 @@ class Checks:
     """Checks of what one checkpoint holds; each raises a UserError that names the file, the entry and the remedy."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = Path(path)
 
     def wrong(self, entry: str, problem: str) -> UserError:
         """The error of an entry that ``problem`` says what is wrong with."""
