@@ -49,14 +49,14 @@ def test_every_script_starts_a_recipe_that_exists(dnl, script):
 def test_words_become_settings_with_paths_that_hold_anywhere(dnl, tmp_path):
     status, arguments, _ = dnl("train", "my tag", "my data", "my weights.pth", "seed=3", "train.lr=0.1")
     assert status == 0
-    assert arguments[:3] == ["-m", "lib.engine.launch", "train"]
+    assert arguments[:2] == [f"{ROOT}/lib/engine/launch.py", "train"]
     settings = ["tag=my tag", f"data.root={tmp_path}/my data", f"pretrained={tmp_path}/my weights.pth"]
-    assert arguments[5:] == [*settings, "seed=3", "train.lr=0.1"]
+    assert arguments[4:] == [*settings, "seed=3", "train.lr=0.1"]
 
 
 @pytest.mark.parametrize("word", ["model.backbone.name=resnet18", "--debug"])
 def test_settings_and_options_are_not_taken_for_pretrained_weights(dnl, tmp_path, word):
-    assert dnl("resume", "tag", "data", word)[1][5:] == ["tag=tag", f"data.root={tmp_path}/data", word]
+    assert dnl("resume", "tag", "data", word)[1][4:] == ["tag=tag", f"data.root={tmp_path}/data", word]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """``torchrun`` for ``main.py``: one process for each GPU, and the exit status of main.py rather than a report.
 
-``python -m lib.engine.launch [--max-restarts N] <main.py's arguments>``. The environment says how many processes and
+``python lib/engine/launch.py [--max-restarts N] <main.py's arguments>``. The environment says how many processes and
 machines: ``NPROC`` (default: the number of GPUs, 1 without any), ``NNODES``, ``NODE_RANK``, ``RDZV`` (host:port of the
 machine with ``NODE_RANK=0``, where all of them meet), ``MAX_RESTARTS`` (what ``--max-restarts`` says, if it is given).
 """
@@ -13,6 +13,9 @@ import sys
 import tempfile
 import uuid
 from pathlib import Path
+
+# Started by its path: ``python -m`` would look into the working directory first, which may hold a lib/ of its own.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 import torch.distributed.launcher.api as launcher

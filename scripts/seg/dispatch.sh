@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What all recipe scripts share: dispatch.sh CONFIG MODE TAG DATA_DIR [PRETRAINED] [--max-restarts N] [key=value ...]
 set -euo pipefail
+unset CDPATH BASH_ENV
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 config=$root/configs/$1
 shift
@@ -35,7 +36,8 @@ fi
 
 # shellcheck source=scripts/python.sh
 . "$root/scripts/python.sh"
-export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+# PYTHONSAFEPATH (Python 3.11 and later) is for what Python itself starts, such as helpers of multiprocessing.
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
 # PyTorch tells of lost connections with a page of addresses for each.
 export TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
-exec "$python" -m lib.engine.launch "$mode" --config "$config" "${arguments[@]}" "$@"
+exec "$python" "$root/lib/engine/launch.py" "$mode" --config "$config" "${arguments[@]}" "$@"
