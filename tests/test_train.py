@@ -114,3 +114,14 @@ def test_two_processes_cannot_train_one_run(train, command, runs, data_root):
     assert len(runs("tag").rows) == 3
     assert command("resume", "tag=tag", f"data.root={data_root}", "train.max_iters=5").status == 0
     assert len(runs("tag").rows) == 5
+
+
+def test_a_run_resumed_to_validate_after_its_last_iteration_records_that_it_has(train, command, runs, data_root):
+    assert train("tag", "train.max_iters=2", "val.interval=2").status == 0
+    run, rows = runs("tag"), runs("tag").figures
+    # As a run leaves it that is killed while it validates.
+    state = torch.load(run.checkpoint(), weights_only=True)
+    torch.save(state | {"validation_is_due": True}, run.checkpoint())
+    assert command("resume", "tag=tag", f"data.root={data_root}").status == 0
+    assert not torch.load(run.checkpoint(), weights_only=True)["validation_is_due"]
+    assert run.figures == rows

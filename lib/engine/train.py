@@ -170,8 +170,11 @@ class Trainer:
             if self.iteration == 0 and validation.interval and validation.at_start:
                 self.validation_is_due = True
             self.images_since, self.clock_since = 0, time.perf_counter()
-            if self.validation_is_due and self._validate(caught):
-                self._save(is_best=True)
+            if self.validation_is_due:
+                is_best = self._validate(caught)
+                # After the last iteration no other checkpoint would tell that this is done.
+                if is_best or (self.iteration == total and not self.validation_is_due):
+                    self._save(is_best)
             while self.iteration < total and not self.world.any(bool(caught)):
                 self._step(batches)
                 is_last, is_best = self.iteration == total, False
