@@ -1,7 +1,7 @@
 """Writing files so that a kill at any moment leaves the old file or the new one, never half of one."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -10,17 +10,21 @@ from typing import BinaryIO
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to the disk, then rename it to ``path``.
 
-    If ``write`` raises (a full disk, an interrupt) the temporary file is removed and ``path`` is as it was.
+    The file has the permissions that the user's umask leaves of ``rw-rw-rw-``. If ``write`` raises (a full disk, an
+    interrupt) the temporary file is removed and ``path`` is as it was.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    # The longest names that there can be leave no room for an addition.
+    name = os.fsdecode(os.fsencode(path.name)[:200])
+    temporary = path.parent / f".{name}.{secrets.token_hex(4)}.part"
+    # Only the system itself can read the umask without changing it for other threads.
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
-            os.fchmod(handle, 0o644)
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
