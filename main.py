@@ -5,13 +5,30 @@ import signal
 import sys
 import time
 
+from lib.base.processes import Interrupted, end_now, end_on_signals, end_with_launcher, ignore_signals, is_launched
+
+if __name__ == "__main__":
+    # Before all that takes long to import.
+    end_on_signals()
+
 from lib.base.errors import UserError
-from lib.base.processes import end_with_launcher
 from lib.commands import parse
 
 
 def main() -> int:
     end_with_launcher()
+    try:
+        return run_command()
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
+        if is_launched():
+            end_now(number)
+        print("interrupted", file=sys.stderr, flush=True)
+        return 128 + number
+
+
+def run_command() -> int:
+    """Do what the command line asks for; returns the exit status."""
     run, options = parse(sys.argv[1:])
     try:
         run(options)
@@ -24,7 +41,7 @@ def main() -> int:
             raise
         # The processes of a job often meet the same mistake: a machine's first speaks, and its end stops the others.
         if int(os.environ.get("LOCAL_RANK", 0)) > 0:
-            time.sleep(2)
+            time.sleep(3)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     except RuntimeError as error:
@@ -32,11 +49,14 @@ def main() -> int:
             raise
         print("error: the GPU has too little memory: lower train.micro_batch or val.batch_size", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    ignore_signals()
+    if status and is_launched():
+        # At once, before another process of the job finds that it must speak itself.
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -1,14 +1,106 @@
-"""Stopping: politely, where a signal asks and the training loop decides when; and never outliving the launcher."""
+"""Stopping: at once and in one line, or politely where the training loop decides when; never outliving the launcher.
 
-import ctypes
+Imports next to nothing, so that a program can call ``end_on_signals`` before it imports what takes seconds.
+"""
+
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
 
 PR_SET_PDEATHSIG = 1
 """Of ``prctl(2)``: the signal that a process gets when its parent dies."""
+
+REPEAT_SECONDS = 2
+"""Signals so soon after the first one are the same request: terminal and launcher both send one, and people two."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked this program to stop; ``number`` is the signal's."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+class _Interrupt:
+    """The signal handler of a program with nothing to save: an exception, or the end at once while modules load."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.since: float | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.owner:
+            # A process that was forked a moment ago and has not said yet what signals mean to it.
+            return
+        if self.since is not None:
+            if time.monotonic() - self.since > REPEAT_SECONDS:
+                os._exit(128 + number)
+            return
+        self.since = time.monotonic()
+        if _is_importing(frame):
+            # An exception here may come out of a C library as another one.
+            end_now(number)
+        raise Interrupted(number)
+
+
+def stop_signals() -> list[int]:
+    """Those that ask to stop: Ctrl-C, the end of the terminal unless ``nohup`` has it ignored, and SIGTERM."""
+    hangs_up = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hangs_up else [])]
+
+
+def end_on_signals() -> None:
+    """From here on, a signal to stop raises ``Interrupted``, or ends a program that is importing, in one line."""
+    handler = _Interrupt()
+    for number in stop_signals():
+        signal.signal(number, handler)
+    report = sys.unraisablehook
+
+    def end(event: "sys.UnraisableHookArgs") -> None:
+        # Raised where nothing can be: in a destructor, say.
+        if isinstance(event.exc_value, Interrupted):
+            end_now(event.exc_value.number)
+        report(event)
+
+    sys.unraisablehook = end
+
+
+def ignore_signals() -> None:
+    """What is left to do is short and must not be disturbed."""
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_IGN)
+
+
+def is_launched() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def end_now(number: int) -> NoReturn:
+    """End this process in one line and with no more ado, as a signal ends one.
+
+    A process of torchrun's dies by the signal itself and leaves the line to the launcher, which alone knows whether
+    somebody asked for the end or another process's mistake did.
+    """
+    if is_launched():
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os.write(2, b"interrupted\n")
+    os._exit(128 + number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def end_with_launcher() -> None:
@@ -16,29 +108,51 @@ def end_with_launcher() -> None:
 
     torchrun starts its processes in sessions of their own, so that nothing else would end them. Linux only.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if is_launched():
         end_with_parent()
 
 
 def end_with_parent() -> None:
     """Die when the process that started this one does. Linux only."""
     if sys.platform == "linux":
+        import ctypes
+
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in the list it yields instead of letting them end the process.
+    """Collect SIGINT, SIGTERM and SIGHUP in the list it yields instead of letting them end the process.
 
-    Repeats change nothing: on Ctrl-C the terminal and the launcher both send one.
+    Repeats change nothing: on Ctrl-C the terminal and the launcher both send one. Once one was caught, the process is
+    on its way out, and later ones do not disturb it.
     """
     caught: list[int] = []
-    previous = {
-        number: signal.signal(number, lambda number, frame: caught.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+
+    def catch(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+
+    previous = {number: signal.signal(number, catch) for number in stop_signals()}
     try:
         yield caught
+    finally:
+        for number, handler in previous.items():
+            if not (caught and isinstance(handler, _Interrupt)):
+                signal.signal(number, handler)
+
+
+@contextmanager
+def uninterruptible() -> Iterator[None]:
+    """For a wait inside a library that lets no handler run: in a process of torchrun's, signals end it at once.
+
+    The launcher, which sends them, sees how it ended, and speaks in its place.
+    """
+    if not is_launched():
+        yield
+        return
+    previous = {number: signal.signal(number, signal.SIG_DFL) for number in stop_signals()}
+    try:
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from lib.base.errors import UserError
+from lib.base.processes import uninterruptible
 
 PATIENCE_SECONDS = 20
 """How long a process that lost the others leaves the word to the one that failed before it tells what it saw itself."""
@@ -93,7 +94,8 @@ def join_world(device: str) -> Iterator[World]:
         yield world
         return
     # What lies in ordinary memory travels over gloo in any case, so that to agree on it no GPU need be waited for.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if use_cuda else "gloo")
+    with uninterruptible():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if use_cuda else "gloo")
     try:
         yield world
     except RuntimeError as error:

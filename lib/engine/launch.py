@@ -12,7 +12,16 @@ import signal
 import sys
 import tempfile
 import uuid
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+
+from lib.base.processes import Interrupted, catch_signals, end_on_signals, ignore_signals
+
+if __name__ == "__main__":
+    # Before PyTorch, whose import takes seconds.
+    end_on_signals()
 
 # Started by its path: ``python -m`` would look into the working directory first, which may hold a lib/ of its own.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -36,7 +45,7 @@ GRACE_SECONDS = "600"
 MEETING_SECONDS = 600
 """How long a machine waits for the others, at the start and before a restart."""
 
-FINAL = (2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+FINAL = (2, 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGHUP)
 """Exit statuses of main.py after which a restart would only repeat itself: a user's mistake, and a stop on request."""
 
 
@@ -44,9 +53,35 @@ class Agent(LocalElasticAgent):
     """torchrun's supervisor of this machine's processes, which restarts them only after what a restart can heal."""
 
     has_started = False
+    caught: Sequence[int] = ()
+    """Signals to stop that came while processes ran."""
+
+    def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        self._stop_if_asked()
+        super()._rendezvous(worker_group)
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        # From here until all processes have ended, a signal waits for a moment at which it can be passed on.
+        self.catching = ExitStack()
+        Agent.caught = self.catching.enter_context(catch_signals())
+        # torchrun's own handlers, which it is about to set, would raise wherever they happen to be called.
+        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
+        return super()._start_workers(worker_group)
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+        """Stop the processes by SIGTERM, whatever the signal: only that one never ends in a traceback of Python's."""
+        super()._shutdown(signal.SIGTERM, timeout)
+        if self._pcontext and Agent.caught:
+            first = self._pcontext.subprocess_handlers[0].proc
+            if first.returncode == -signal.SIGTERM:
+                # It had not begun, and said nothing.
+                print("interrupted", file=sys.stderr, flush=True)
+        elif self._pcontext:
+            self.catching.close()
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         Agent.has_started = True
+        self._stop_if_asked()
         result = super()._monitor_workers(worker_group)
         if result.is_failed():
             # The first one: it is the others' undoing.
@@ -55,7 +90,14 @@ class Agent(LocalElasticAgent):
         elif result.state == WorkerState.HEALTHY and worker_group.group_world_size > 1 and _is_over(worker_group):
             self._stop_workers(worker_group)
             raise RendezvousClosedError
+        elif result.state == WorkerState.SUCCEEDED:
+            # What follows may be a long wait for other machines.
+            self.catching.close()
         return result
+
+    def _stop_if_asked(self) -> None:
+        if Agent.caught:
+            raise SignalException("asked to stop", sigval=signal.Signals(Agent.caught[0]))
 
     def _report_failure(self, rank: int, exitcode: int, max_restarts: int) -> None:
         """Tell what the process could not tell itself, and whether there will be a restart; see that there is none."""
@@ -149,8 +191,9 @@ def main() -> int:
         return status if status >= 0 else 128 - status
     except SignalException as error:
         return 128 + error.sigval
-    except KeyboardInterrupt:
-        return 130
+    except Interrupted as interrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        return 128 + interrupt.number
     except RendezvousError:
         if Agent.has_started:
             print("error: the job ended on another machine, whose output says why", file=sys.stderr)
@@ -168,4 +211,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    ignore_signals()
+    sys.exit(status)

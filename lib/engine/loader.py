@@ -1,9 +1,10 @@
 """The stream of training samples and its even division among processes, workers and micro-batches."""
 
 import atexit
-import signal
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -11,8 +12,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from lib.base.errors import UserError
-from lib.base.processes import end_with_parent
+from lib.base.processes import end_with_parent, ignore_signals
 from lib.engine.task import Data
+
+if TYPE_CHECKING:
+    from lib.engine.distribute import World
 
 
 class TrainStream(Sampler):
@@ -80,17 +84,27 @@ class TrainStream(Sampler):
         return rng.permutation(self.samples)
 
 
-def start_worker(_worker: int) -> None:
-    """Prepare a worker process: one thread for every computation, and no part in Ctrl-C and SIGTERM.
+def first_at_hand(loader: "Loader", world: "World") -> Iterator[dict]:
+    """The loader's batches, once every process has its first one.
 
-    Both signals reach the whole process group, and the main process alone decides what they mean. A worker ends with
+    What cannot be read at all shows before the caller writes anything.
+    """
+    batches = iter(loader)
+    first = list(islice(batches, 1))
+    world.wait()
+    return chain(first, batches)
+
+
+def start_worker(_worker: int) -> None:
+    """Prepare a worker process: one thread for every computation, and no part in Ctrl-C, SIGTERM and SIGHUP.
+
+    Signals reach the whole process group, and the main process alone decides what they mean. A worker ends with
     its main process even where that is killed: it holds the same files open, the lock on the run among them.
     """
     end_with_parent()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_signals()
 
 
 class Loader(DataLoader):

@@ -19,6 +19,11 @@ absolute() {
   esac
 }
 
+# Bash alone passes over a signal to it that comes while it waits for a program.
+trap 'echo interrupted >&2; exit 130' INT
+trap 'echo interrupted >&2; exit 143' TERM
+trap 'echo interrupted >&2; exit 129' HUP
+
 mode=${1:-}
 case $mode in
   train | resume | val | test) ;;
