@@ -107,7 +107,7 @@ def test_a_validation_image_that_cannot_be_read_costs_no_progress(train, command
 
 def test_two_processes_cannot_train_one_run(train, command, runs, data_root):
     assert train("tag").status == 0
-    with (runs("tag").path / "config.yaml").open() as file:
+    with (runs("tag").path.parent / ".tag.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert "another process" in command("resume", "tag=tag", f"data.root={data_root}", "train.max_iters=5").error
         assert "another process" in train("tag", "overwrite=true").error

@@ -8,8 +8,11 @@ add_options = add_configuration
 
 
 def run(options: argparse.Namespace) -> None:
+    from lib.engine.runs import RunFolder
     from lib.engine.train import resume
-    from lib.tasks import make_task, open_run
+    from lib.tasks import load_config, make_task, open_run
 
-    config, folder = open_run(options.config, options.overrides, needs_run=True)
-    resume(make_task(config), config, folder)
+    # Another job may be about to change what the run recorded.
+    with RunFolder(load_config(options.config, options.overrides)).claim():
+        config, folder = open_run(options.config, options.overrides, needs_run=True)
+        resume(make_task(config), config, folder)

@@ -1,6 +1,7 @@
 """Scoring a network on whole images, while training and, for ``val`` and ``test``, from a run's checkpoint."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from lib.config import Config, TrainConfig
 from lib.engine.distribute import World, join_world, use_bfloat16
-from lib.engine.loader import eval_loader
+from lib.engine.loader import eval_loader, first_at_hand
 from lib.engine.log import log_to, logger
 from lib.engine.runs import RunFolder
 from lib.engine.task import Tally, Task
@@ -78,16 +79,23 @@ def evaluate(task: Task, config: Config, run: RunFolder, split: str) -> None:
     """
     path = run.checkpoint(("best", "latest"))
     folder = run.path / split
-    with join_world(config.device) as world, log_to(run.log if world.is_main else None):
+    with join_world(config.device) as world, ExitStack() as stack:
         data = task.eval_data(split)
         network = task.network()
-        iteration = load_weights(network, path, task.options, logger.info)
+        notes: list[str] = []
+        iteration = load_weights(network, path, task.options, notes.append)
         network.to(world.device)
         evaluator = Evaluator(task, network, world, config.train)
-        logger.info(f"{split} of {path} (iteration {iteration}): {len(data)} images, mode {task.protocol['mode']}")
+        loading = {"rank": world.rank, "world_size": world.size, "workers": config.data.workers}
+        loader = stack.enter_context(eval_loader(data, **loading))
+        batches = first_at_hand(loader, world)
+        # Nothing is written before that: a mistake leaves no folder.
+        stack.enter_context(log_to(run.log if world.is_main else None))
+        notes.append(f"{split} of {path} (iteration {iteration}): {len(data)} images, mode {task.protocol['mode']}")
+        for note in notes:
+            logger.info(note)
         results = task.results(folder)
-        with eval_loader(data, rank=world.rank, world_size=world.size, workers=config.data.workers) as batches:
-            evaluator(tqdm(batches, unit="image", disable=None if world.is_main else True), results)
+        evaluator(tqdm(batches, unit="image", total=len(loader), disable=None if world.is_main else True), results)
         results.close()
         facts = {"checkpoint": str(path), "iter": iteration}
         table = task.report(folder, data, evaluator.tally, facts, world)

@@ -6,8 +6,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from lib.engine.checkpoint import CheckpointFiles, random_state, restore_random_
 from lib.engine.distribute import World, join_world, use_bfloat16
 from lib.engine.ema import WeightAverage
 from lib.engine.evaluate import Evaluator
-from lib.engine.loader import eval_loader, train_loader
+from lib.engine.loader import eval_loader, first_at_hand, train_loader
 from lib.engine.log import MetricsFile, Progress, log_to, logger, memory_gib
 from lib.engine.optimizer import build_optimizer, build_schedule
 from lib.engine.restoring import optimizer_state, read_run
@@ -35,21 +35,18 @@ from lib.weights.loading import start_from
 
 def train(task: Task, config: Config, folder: RunFolder) -> None:
     """Train a new run; what torchrun restarts goes on from the last checkpoint it left, if any."""
-    with join_world(config.device) as world:
+    with folder.claim(), join_world(config.device) as world:
         launches = [launch for launch in world.gather(os.environ.get("LAUNCH_ID")) if launch]
         # One process looks for all: to the others, the folder may already show what this one makes next.
         checkpoint = world.gather(folder.restart(launches) if world.is_main else None)[0]
         trainer = Trainer(task, config, folder, world, pretrained="" if checkpoint else config.pretrained)
         if checkpoint:
             trainer.restore(checkpoint)
-        elif world.is_main:
-            folder.create(launches)
-        world.wait()
-        trainer.run()
+        trainer.run(None if checkpoint else launches)
 
 
 def resume(task: Task, config: Config, folder: RunFolder) -> None:
-    """Continue a run from its last checkpoint, or from ``checkpoint=FILE``."""
+    """Continue a run, which is claimed, from its last checkpoint, or from ``checkpoint=FILE``."""
     path = folder.checkpoint(("latest",))
     with join_world(config.device) as world:
         trainer = Trainer(task, config, folder, world)
@@ -83,6 +80,8 @@ class Trainer:
     def __init__(self, task: Task, config: Config, folder: RunFolder, world: World, *, pretrained: str = ""):
         self.task, self.folder, self.world = task, folder, world
         self.settings = settings = config.train
+        if any(other != settings for other in world.gather(settings)):
+            raise UserError("the processes of this job differ in train.*: give every machine the same words")
         self.validation = config.val
         self.log_interval, self.save_interval = config.log.interval, config.checkpoint.interval
         if settings.compile:
@@ -122,6 +121,7 @@ class Trainer:
         self.val_batches = partial(eval_loader, self.val_data, **loading)
         self.checkpoints = CheckpointFiles(folder.checkpoints, config.checkpoint.keep)
         self.iteration = 0
+        self.has_begun = False
         self.best_score = -1.0
         self.validation_is_due = False
         # Losses of the steps since the last row: still on the device, and already checked.
@@ -153,17 +153,20 @@ class Trainer:
             self.random_state = found.random[self.world.rank]
         self.notes.append(f"resumed from {path} at iteration {self.iteration}")
 
-    def run(self) -> None:
-        """Train until ``train.max_iters``, or until a signal asks to stop; a checkpoint is left either way."""
+    def run(self, launches: Sequence[str] | None = None) -> None:
+        """Train until ``train.max_iters``, or until a signal asks to stop; a checkpoint is left either way.
+
+        Args:
+            launches: of a new run, whose folder is yet to be made: ids of the job's launchers.
+        """
         total, validation = self.settings.max_iters, self.validation
         with ExitStack() as stack:
-            if self.world.is_main:
-                stack.enter_context(self.folder.hold())
-            stack.enter_context(log_to(self.folder.log if self.world.is_main else None))
             caught = stack.enter_context(catch_signals())
             stack.enter_context(self.world.stop_with_others(caught))
+            loader = stack.enter_context(self.batches_from(start_iteration=self.iteration))
+            batches = first_at_hand(loader, self.world)
+            stack.enter_context(self._opened_folder(launches))
             self._open_outputs(stack)
-            batches = iter(stack.enter_context(self.batches_from(start_iteration=self.iteration)))
             self._open_network()
             # Setting up drew random numbers; the run's own stream starts, or goes on, here.
             restore_random_state(self.random_state, self.world.device)
@@ -177,6 +180,7 @@ class Trainer:
                     self._save(is_best)
             while self.iteration < total and not self.world.any(bool(caught)):
                 self._step(batches)
+                self._settle()
                 is_last, is_best = self.iteration == total, False
                 if self.iteration % self.log_interval == 0 or is_last:
                     self._log()
@@ -192,6 +196,35 @@ class Trainer:
                 logger.info(f"stopped at iteration {self.iteration}: checkpoint saved, resume continues from here")
                 sys.exit(128 + (caught[0] if caught else signal.SIGTERM))
             logger.info(f"finished {total} iterations; the run is in {self.folder.path}")
+
+    @contextmanager
+    def _opened_folder(self, launches: Sequence[str] | None) -> Iterator[None]:
+        """Make the folder of a new run, or record what a continued one uses now; and log there.
+
+        A new run that fails before its first iteration is through leaves no folder.
+        """
+        folder, is_new = self.folder, launches is not None
+        if not self.world.is_main:
+            with log_to(None):
+                yield
+            return
+        try:
+            if is_new:
+                folder.create(launches)
+            elif self.iteration < self.settings.max_iters:
+                folder.record(self.iteration)
+            with log_to(folder.log):
+                yield
+        except Exception:
+            if is_new and not self.has_begun:
+                folder.withdraw()
+            raise
+
+    def _settle(self) -> None:
+        """The run has begun: it has done an iteration, or has a checkpoint."""
+        if not self.has_begun and self.world.is_main:
+            self.folder.settle()
+        self.has_begun = True
 
     def _open_outputs(self, stack: ExitStack) -> None:
         world = self.world
@@ -363,5 +396,6 @@ class Trainer:
             if self.average:
                 state["ema"] = self.average.network.state_dict()
             self.checkpoints.save(state, self.iteration, is_best)
+        self._settle()
         self.world.wait()
         self.clock_since += time.perf_counter() - started
