@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lib.base.processes import Interrupted, catch_signals, end_on_signals, ignore_signals
+from lib.base.processes import Interrupted, catch_signals, end_on_signals, ignore_signals, stop_signals
 
 if __name__ == "__main__":
     # Before PyTorch, whose import takes seconds.
@@ -184,6 +184,10 @@ def main() -> int:
         if processes > 1:
             # The processes share the machine's cores instead of crowding them.
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+        if int(options[3]) > 1:
+            # While it waits for other machines, PyTorch lets no handler run.
+            for number in stop_signals():
+                signal.signal(number, signal.SIG_DFL)
         with tempfile.TemporaryDirectory() as logs:
             run(parse_args([*options, "--log-dir", logs, str(SCRIPT), *words]))
     except ChildFailedError as error:

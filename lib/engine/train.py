@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 import signal
 import sys
 import time
@@ -21,6 +20,7 @@ from lib.base.processes import catch_signals
 from lib.config import Config
 from lib.engine.board import Board
 from lib.engine.checkpoint import CheckpointFiles, random_state, restore_random_state
+from lib.engine.compiler import require_compiler
 from lib.engine.distribute import World, join_world, use_bfloat16
 from lib.engine.ema import WeightAverage
 from lib.engine.evaluate import Evaluator
@@ -52,15 +52,6 @@ def resume(task: Task, config: Config, folder: RunFolder) -> None:
         trainer = Trainer(task, config, folder, world)
         trainer.restore(path)
         trainer.run()
-
-
-def require_compiler() -> None:
-    """Raise UserError where ``torch.compile`` would find no C++ compiler."""
-    compiler = os.environ.get("CXX", "g++")
-    if not shutil.which(compiler):
-        raise UserError(
-            f"train.compile=true, but there is no compiler {compiler}: install it, or use train.compile=false"
-        )
 
 
 class Trainer:
