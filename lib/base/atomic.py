@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from lib.base.names import shortened
+
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to the disk, then rename it to ``path``.
@@ -15,8 +17,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> Non
     """
     path = Path(path)
     # The longest names that there can be leave no room for an addition.
-    name = os.fsdecode(os.fsencode(path.name)[:200])
-    temporary = path.parent / f".{name}.{secrets.token_hex(4)}.part"
+    temporary = path.parent / f"{shortened(f'.{path.name}', '.', most=200)}{secrets.token_hex(4)}.part"
     # Only the system itself can read the umask without changing it for other threads.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
