@@ -1,5 +1,6 @@
 """Reading files inside a ``.zip`` in place, from many processes and threads at once."""
 
+import errno
 import os
 import struct
 import zipfile
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from isal import isal_zlib
 
 from lib.base.errors import UserError
+from lib.base.regular import LARGEST
 
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 """What stands before a member's data: signature, ..., length of its name and of an extra field (APPNOTE 4.3.7)."""
@@ -41,20 +43,28 @@ class Archive:
         members: the files inside by name, without hidden ones and those that macOS adds.
 
     Raises:
-        UserError: the file is unreadable, no zip or cut off, or a member is encrypted or packed in another way.
+        UserError: the file is unreadable, no zip or cut off, or a member has no name or lies outside the file, is
+            encrypted, packed in another way or larger than any image.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self._file = path.open("rb")
+            size = os.fstat(self._file.fileno()).st_size
             with zipfile.ZipFile(self._file) as content:
-                entries = [entry for entry in content.infolist() if not entry.is_dir() and _is_visible(entry.filename)]
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
-        except (zipfile.BadZipFile, NotImplementedError) as error:
+                entries = [entry for entry in content.infolist() if _is_visible_file(entry.filename)]
+        except Exception as error:  # a damaged directory makes zipfile raise almost anything
+            if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:
+                raise UserError(f"{path} cannot be read: {error.strerror}") from error
             raise UserError(f"{path} is not a zip file, damaged or cut off: copy it or pack it again") from error
         for entry in entries:
+            if not entry.filename:
+                raise UserError(f"{path} holds a file without a name: pack it again")
+            if not 0 <= entry.header_offset <= entry.header_offset + entry.compress_size <= size:
+                raise UserError(f"{path} is not a zip file, damaged or cut off: copy it or pack it again")
+            if entry.file_size > LARGEST:
+                raise UserError(f"{path}!{entry.filename} has {entry.file_size} bytes: no image or label is so large")
             if entry.flag_bits & ENCRYPTED:
                 raise UserError(f"{path}!{entry.filename} is encrypted: pack it again without a password")
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -147,7 +157,7 @@ def open_root(root: Path) -> Path | ZipPath:
     Raises:
         UserError: ``root`` is a file that is no usable zip.
     """
-    if not root.is_file():
+    if not os.path.isfile(root):
         return root
     top = ZipPath(Archive(root))
     found = list(top.iterdir())
@@ -155,5 +165,5 @@ def open_root(root: Path) -> Path | ZipPath:
     return found[0] if is_wrapped else top
 
 
-def _is_visible(name: str) -> bool:
-    return not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+def _is_visible_file(name: str) -> bool:
+    return not name.endswith("/") and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))

@@ -1,5 +1,6 @@
 """Reading the prepared layout ``DATA_DIR/{train,val,test}/{image,label}`` and turning its files into samples."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from datasets.seg.augment import (
 from datasets.seg.classes import IGNORE, UNKNOWN, ClassTable
 from datasets.seg.files import ImageFile, LabelFile, open_image
 from lib.base.errors import UserError
+from lib.base.names import check_name
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -82,14 +84,14 @@ def list_samples(root: str | Path, split: str, labelled: bool = True) -> list[Sa
         labelled: pair every image with its label; without, labels are not looked for.
 
     Raises:
-        UserError: a folder is missing or empty, a zip unusable, two images share a stem, or images and labels do not
-            pair up.
+        UserError: a folder is missing or empty, a zip unusable, a file is none (a pipe, say), its name is not UTF-8,
+            two images share a stem, or images and labels do not pair up.
     """
     remedy = "prepare the data with 'python -m datasets.seg.preprocess.<dataset> --src RAW --dst DATA_DIR'"
     root = open_root(Path(root))
-    if not root.is_dir():
+    if not _is_folder(root):
         raise UserError(f"DATA_DIR {root} is not a folder or .zip file: {remedy}")
-    if not any(root.iterdir()):
+    if not _names(root):
         raise UserError(f"DATA_DIR {root} is empty: {remedy}")
     images = _files_by_stem(root / split / "image", IMAGE_SUFFIXES, f"{split} images", remedy)
     if not labelled:
@@ -105,18 +107,38 @@ def list_samples(root: str | Path, split: str, labelled: bool = True) -> list[Sa
 
 def has_labels(root: str | Path, split: str) -> bool:
     """Whether the DATA_DIR or zip ``root`` holds labels of ``split``; raises UserError for an unusable zip."""
-    return (open_root(Path(root)) / split / "label").is_dir()
+    return _is_folder(open_root(Path(root)) / split / "label")
+
+
+def _is_folder(path: Path | ZipPath) -> bool:
+    # Unlike pathlib, os.path raises nothing for names that no file can have and folders that may not be entered.
+    return path.is_dir() if isinstance(path, ZipPath) else os.path.isdir(path)
+
+
+def _names(folder: Path | ZipPath) -> dict[str, bool]:
+    """What lies in ``folder``, sorted by name, and whether it is a regular file; raises UserError if it is closed."""
+    if isinstance(folder, ZipPath):
+        return {path.name: path.inside in path.archive.members for path in sorted(folder.iterdir())}
+    try:
+        with os.scandir(folder) as entries:
+            return dict(sorted((entry.name, entry.is_file()) for entry in entries))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}") from error
 
 
 def _files_by_stem(
     folder: Path | ZipPath, suffixes: tuple[str, ...], content: str, remedy: str
 ) -> dict[str, Path | ZipPath]:
-    if not folder.is_dir():
+    if not _is_folder(folder):
         raise UserError(f"there are no {content}: {folder} is not a folder: {remedy}")
     files: dict[str, Path | ZipPath] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+    for name, is_file in _names(folder).items():
+        path = folder / name
+        if path.suffix.lower() not in suffixes or name.startswith("."):
             continue
+        if not is_file:
+            raise UserError(f"{path} is not a file that can be read: remove it or put the file itself there")
+        check_name(path)
         if path.stem in files:
             raise UserError(f"{files[path.stem]} and {path.name} share one name: remove one of them")
         files[path.stem] = path

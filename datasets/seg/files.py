@@ -6,8 +6,14 @@ import cv2
 import numpy as np
 
 from datasets.seg.archive import ZipPath
+from datasets.seg.jpeg import SOI, JpegError, check_whole
 from datasets.seg.png import SIGNATURE, Png, PngError, imdecode
 from lib.base.errors import UserError
+from lib.base.regular import read_with_status
+
+KNOWN_WHOLE: set[tuple] = set()
+"""What identifies the JPEGs that this process has checked. The check takes half the time of decoding, so it is done
+once: a sample is read in every epoch."""
 
 
 class ImageFile:
@@ -29,20 +35,17 @@ class ImageFile:
     def __init__(self, path: Path | ZipPath, flags: int) -> None:
         self.path = path
         self.flags = flags
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        content, identity = _read(path)
         self._png, self._pixels = None, None
-        if content.startswith(SIGNATURE):
-            try:
+        try:
+            if content.startswith(SIGNATURE):
                 self._png = Png.parse(content)
-            except PngError as error:
-                raise self._bad(error) from error
-            self.size = self._png.size
-        else:
-            self._pixels = self._decode_other(content)
-            self.size = self._pixels.shape[:2]
+                self.size = self._png.size
+            else:
+                self._pixels = self._decode_jpeg(content, identity)
+                self.size = self._pixels.shape[:2]
+        except (PngError, JpegError) as error:
+            raise self._bad(error) from error
 
     def decode(self, rows: int | None = None) -> np.ndarray:
         """Decode the first ``rows`` rows (None = all), uint8 [rows, W, 3] in BGR or as ``flags`` say."""
@@ -54,12 +57,12 @@ class ImageFile:
         except PngError as error:
             raise self._bad(error) from error
 
-    def _decode_other(self, content: bytes) -> np.ndarray:
-        # Some OpenCV releases fill what is missing of a truncated file with grey and report no error. A thumbnail
-        # inside a JPEG's header ends with a marker of its own, so the end is looked for after the last scan.
-        cut_off = content.startswith(b"\xff\xd8") and content.rfind(b"\xff\xd9") <= content.rfind(b"\xff\xda")
-        if cut_off or not content:
-            raise self._bad("truncated")
+    def _decode_jpeg(self, content: bytes, identity: tuple) -> np.ndarray:
+        if not content.startswith(SOI):
+            raise self._bad("not a readable PNG or JPEG image" if content else "truncated")
+        if identity not in KNOWN_WHOLE:
+            check_whole(content)
+            KNOWN_WHOLE.add(identity)
         return self._checked(imdecode(content, self.flags))
 
     def _checked(self, pixels: np.ndarray | None) -> np.ndarray:
@@ -71,11 +74,29 @@ class ImageFile:
         return UserError(f"{self.path} is {reason}: copy or prepare it again")
 
 
-class LabelFile(ImageFile):
-    """A label file; what it decodes to are label ids, uint8 [rows, W], or else a ``UserError`` says so."""
+def _read(path: Path | ZipPath) -> tuple[bytes, tuple]:
+    """A file's contents, and what identifies these."""
+    if isinstance(path, ZipPath):
+        return path.read_bytes(), (str(path), path.archive.members[path.inside])
+    content, status = read_with_status(path)
+    return content, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
-    def __init__(self, path: Path | ZipPath) -> None:
+
+class LabelFile(ImageFile):
+    """A label file; what it decodes to are label ids, uint8 [rows, W], or else a ``UserError`` says so.
+
+    Args:
+        path: a PNG.
+        indices: whether the ids of a PNG with a palette are its indices; otherwise it is an error.
+    """
+
+    def __init__(self, path: Path | ZipPath, indices: bool = False) -> None:
         super().__init__(path, cv2.IMREAD_UNCHANGED)
+        if indices and self._png and self._png.has_palette:
+            try:
+                self._png, self._pixels = None, super()._checked(self._png.indices())
+            except PngError as error:
+                raise self._bad(error) from error
 
     def _checked(self, pixels: np.ndarray | None) -> np.ndarray:
         pixels = super()._checked(pixels)
@@ -97,6 +118,11 @@ def read_image(path: Path | ZipPath) -> np.ndarray:
     return open_image(path).decode()
 
 
-def read_label(path: Path | ZipPath) -> np.ndarray:
-    """Decode a label file to its ids, uint8 [H, W]; raises UserError if it is unreadable, cut off, or in colour."""
-    return LabelFile(path).decode()
+def read_label(path: Path | ZipPath, indices: bool = False) -> np.ndarray:
+    """Decode a label file to its ids, uint8 [H, W]; raises UserError if it is unreadable, cut off, or in colour.
+
+    Args:
+        path: a PNG.
+        indices: whether the ids of a PNG with a palette are its indices; otherwise it is an error.
+    """
+    return LabelFile(path, indices).decode()

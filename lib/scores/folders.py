@@ -10,13 +10,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from datasets.seg.classes import IGNORE, UNKNOWN, ClassTable, load_table
 from datasets.seg.files import read_label
 from lib.base.atomic import write_atomically
 from lib.base.errors import UserError
+from lib.base.names import printable
 from lib.scores import Scores
 
 FRAMES = {"cityscapes": re.compile(r"[^_]+_\d{6}_\d{6}")}
@@ -26,8 +26,6 @@ Cityscapes' own evaluation scores ``<city>_<sequence>_<frame>*.png``, whatever f
 """
 NO_LABELS = ("_color", "_instanceIds", "_labelTrainIds")
 """Ends of the names of other PNGs that Cityscapes publishes beside the labels."""
-PALETTE_TYPE = 3
-"""Colour type, byte 25, of a PNG whose pixels are indices of a palette."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def evaluate(
     pairs = find_pairs(predictions, truths, dataset)
     counts = count_pairs(pairs, table, workers or os.cpu_count() or 1)
     scores = Scores.of(class_matrix(counts, table))
-    print(f"{len(pairs)} images of {truths} against {predictions}\n\n{scores.table(table.names)}")
+    print(f"{len(pairs)} images of {printable(truths)} against {printable(predictions)}\n\n{scores.table(table.names)}")
     if file is not None:
         facts = {"predictions": str(predictions), "labels": str(truths), "dataset": dataset, "images": len(pairs)}
         facts |= scores.as_dict() | {"classes": list(table.names)}
@@ -119,7 +117,7 @@ def count_pair(pair: LabelPair, table: ClassTable) -> np.ndarray:
     Raises:
         UserError: a file is no label image, the two differ in size, or one holds an id that the dataset does not have.
     """
-    truth, prediction = read_ids(pair.truth), read_ids(pair.prediction)
+    truth, prediction = read_label(pair.truth, indices=True), read_label(pair.prediction, indices=True)
     if truth.shape != prediction.shape:
         (height, width), (other_height, other_width) = prediction.shape, truth.shape
         raise UserError(
@@ -148,26 +146,25 @@ def class_matrix(counts: np.ndarray, table: ClassTable) -> np.ndarray:
     return matrix
 
 
-def read_ids(path: Path) -> np.ndarray:
-    """The ids in a label PNG, uint8 [H, W]; of one with a palette the indices. Raises UserError as ``read_label``."""
-    with path.open("rb") as file:
-        header = file.read(26)
-    if header[25:] != bytes([PALETTE_TYPE]):
-        return read_label(path)
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{path} is not a readable PNG image: copy it again") from error
-
-
 def _png_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    """All label PNGs at any depth, in linked folders too; raises UserError for a folder that cannot be read."""
+    if not os.path.isdir(folder):
         raise UserError(f"{folder} is not a folder: name one with label PNGs")
-    files = sorted(path for path in folder.rglob("*.png") if not path.name.startswith("."))
+    files, entered = [], set()
+    for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in entered:  # a link to a folder above
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        files += [Path(place, name) for name in names if name.lower().endswith(".png") and not name.startswith(".")]
     if not files:
         raise UserError(f"{folder} holds no PNG files: name a folder with label PNGs")
-    return files
+    return sorted(files)
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def _name(path: Path, dataset: str) -> str:

@@ -15,6 +15,7 @@ from datasets.seg.classes import ClassTable
 from datasets.seg.dataset import EvalDataset, Pixels
 from datasets.seg.files import read_label
 from lib.base.atomic import write_atomically
+from lib.base.names import shortened
 from lib.scores import Scores
 from lib.vis.confusion import confusion_picture
 from lib.vis.errors import error_sheet
@@ -89,7 +90,7 @@ def extremes(miou_of: dict[str, float], count: int) -> dict[str, str]:
     worst = order[:count]
     best = order[max(len(worst), len(order) - count) :][::-1]
     return {
-        name: f"{kind}_{place:0{len(str(count))}}_{miou:.4f}_{name}"
+        name: shortened(f"{kind}_{place:0{len(str(count))}}_{miou:.4f}_{name}", ".jpg")[: -len(".jpg")]
         for kind, chosen in (("worst", worst), ("best", best))
         for place, (miou, name) in enumerate(chosen, 1)
     }
