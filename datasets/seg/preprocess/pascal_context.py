@@ -5,18 +5,19 @@
 """
 
 import json
+import os
 import sys
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from pycocotools import mask as coco
 
 from datasets.seg.classes import load_table
 from datasets.seg.preprocess.matlab import read_matlab
-from datasets.seg.preprocess.raw import read_names
+from datasets.seg.preprocess.raw import read_names, read_raw
 from datasets.seg.preprocess.runner import SPLITS, LabelError, Pair, main
+from datasets.seg.preprocess.runs import MOST_PIXELS, decode_runs
 from lib.base.errors import UserError
 
 JSON = "trainval_merged.json"
@@ -25,6 +26,9 @@ MAT_LAYOUT = "JPEGImages/*.jpg, trainval/*.mat, labels.txt and ImageSets/Main/{t
 LAYOUT = f"{JSON_LAYOUT}, or {MAT_LAYOUT}"
 OPTIONS = {"labels": {"choices": ("json", "mat"), "help": f"which release to read (default: json if {JSON} is there)"}}
 
+MOST_CATEGORIES = 1 << 16
+MOST_BYTES = 1 << 32
+"""Of the JSON, which has about 600 MB."""
 CATEGORIES = Path(__file__).with_name("pascal_context_categories.csv")
 """Which label 0..59 each category of PASCAL in Detail has."""
 
@@ -32,7 +36,7 @@ CATEGORIES = Path(__file__).with_name("pascal_context_categories.csv")
 def find_pairs(src: Path, labels: str | None = None) -> list[Pair]:
     """Pairs of train and val, and the test images that ``trainval_merged.json`` lists and that are there."""
     if labels is None:
-        labels = "mat" if (src / "trainval").is_dir() and not (src / JSON).exists() else "json"
+        labels = "mat" if os.path.isdir(src / "trainval") and not os.path.exists(src / JSON) else "json"
     return pairs_of_json(src) if labels == "json" else pairs_of_mat(src)
 
 
@@ -40,7 +44,7 @@ def pairs_of_json(src: Path) -> list[Pair]:
     """Pairs whose labels are drawn from the annotations in ``trainval_merged.json``; the file is read here, once."""
     path = src / JSON
     try:
-        detail = json.loads(path.read_bytes())
+        detail = json.loads(read_raw(path, LAYOUT, MOST_BYTES))
         segments = defaultdict(list)
         for annotation in detail["annos_segmentation"]:
             segments[annotation["image_id"]].append((annotation["category_id"], annotation["segmentation"]))
@@ -48,14 +52,12 @@ def pairs_of_json(src: Path) -> list[Pair]:
             (
                 image["image_id"],
                 src / "JPEGImages" / image["file_name"],
-                (image["height"], image["width"]),
+                check_size(image["height"], image["width"]),
                 SPLITS[SPLITS.index(image["phase"])],
             )
             for image in detail["images"]
         ]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; expected {LAYOUT}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} is not PASCAL in Detail's {JSON}, or cut off ({error!r}): download it again"
         ) from error
@@ -65,9 +67,16 @@ def pairs_of_json(src: Path) -> list[Pair]:
         if split != "test":
             convert = partial(draw_segments, image.name, size, segments[image_id], labels)
             pairs.append(Pair(split, image, path, convert))
-        elif image.is_file():
+        elif os.path.isfile(image):
             pairs.append(Pair(split, image, label=None))
     return pairs
+
+
+def check_size(height: object, width: object) -> tuple[int, int]:
+    """(H, W) of an image; raises ValueError if that is none."""
+    if not isinstance(height, int) or not isinstance(width, int) or not 0 < height * width <= MOST_PIXELS:
+        raise ValueError(f"an image of {width} x {height}")
+    return height, width
 
 
 def load_categories() -> dict[int, int]:
@@ -105,41 +114,6 @@ def draw_segments(
     return np.ascontiguousarray(label)
 
 
-def decode_runs(segment: dict, size: tuple[int, int]) -> np.ndarray:
-    """Decode a mask in COCO's run-length encoding.
-
-    pycocotools refuses runs that go beyond the mask but leaves pixels undefined that they do not reach. Hence they must
-    fit the mask and not fit one that is a pixel smaller.
-
-    Args:
-        segment: "size" (H, W) and "counts", the compressed runs.
-        size: (H, W) that it should have.
-
-    Returns:
-        bool [H, W].
-
-    Raises LabelError if it is damaged or of another size; the message completes "a segment ...".
-    """
-    height, width = size
-    try:
-        if list(segment["size"]) != [height, width]:
-            raise LabelError(f"has (height, width) {segment['size']}, but the image {[height, width]}")
-        mask = _decode_if_fitting(segment["counts"], height, width)
-        shorter = _decode_if_fitting(segment["counts"], height * width - 1, 1)
-    except (KeyError, TypeError) as error:
-        raise LabelError("is not in COCO's compressed run-length encoding") from error
-    if mask is None or shorter is not None:
-        raise LabelError("has runs that do not fill the image")
-    return mask.view(bool)
-
-
-def _decode_if_fitting(counts: str, height: int, width: int) -> np.ndarray | None:
-    try:
-        return coco.decode({"size": [height, width], "counts": counts})
-    except ValueError:
-        return None
-
-
 def pairs_of_mat(src: Path) -> list[Pair]:
     """Pairs whose labels are the 459-class MATLAB files, divided as VOC 2010 divides its images."""
     lookup = load_lookup(src / "labels.txt")
@@ -155,10 +129,11 @@ def pairs_of_mat(src: Path) -> list[Pair]:
 def load_lookup(path: Path) -> np.ndarray:
     """Label ids 0..59, uint8 [460], of the categories that ``labels.txt`` numbers from 1 on, by their names."""
     try:
-        numbered = [line.partition(":") for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        lines = read_raw(path, MAT_LAYOUT).decode(errors="replace").splitlines()
+        numbered = [line.partition(":") for line in lines if line.strip()]
         number_of = {name.strip(): int(number) for number, _, name in numbered}
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; expected {MAT_LAYOUT}") from error
+        if not all(0 <= number <= MOST_CATEGORIES for number in number_of.values()):
+            raise ValueError
     except ValueError as error:
         raise UserError(f"{path} does not hold lines such as '2: aeroplane': download it again") from error
     lookup = np.zeros(max(number_of.values(), default=0) + 1, np.uint8)

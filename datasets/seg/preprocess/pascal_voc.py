@@ -4,6 +4,7 @@ Labels are 0 (background), 1..20 and 255 (void). With SBD, train is every image 
 names, without the images of VOC's val; an image that both annotate keeps VOC's own label.
 """
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ def find_pairs(src: Path, sbd: Path | None = None) -> list[Pair]:
     lists = src / "ImageSets" / "Segmentation"
     names = {split: read_names(lists / f"{split}.txt", LAYOUT) for split in ("train", "val")}
     pairs = [voc_pair(src, split, name) for split, listed in names.items() for name in listed]
-    if (lists / "test.txt").is_file():
+    if os.path.exists(lists / "test.txt"):
         names_of_test = read_names(lists / "test.txt", LAYOUT)
         pairs += [Pair("test", image=src / "JPEGImages" / f"{name}.jpg", label=None) for name in names_of_test]
     return pairs if sbd is None else pairs + sbd_pairs(src, sbd, known={*names["train"], *names["val"]})
@@ -41,15 +42,15 @@ def voc_pair(src: Path, split: str, name: str) -> Pair:
 
 def sbd_pairs(src: Path, sbd: Path, known: set[str]) -> list[Pair]:
     """Training pairs of the images in SBD that are not ``known``; SBD's copy of an image serves where VOC has none."""
-    if not sbd.is_dir():
+    if not os.path.isdir(sbd):
         raise UserError(f"--sbd {sbd} is not a folder: name the raw download of SBD, which holds {SBD_LAYOUT}")
-    folder = sbd / "dataset" if (sbd / "dataset").is_dir() else sbd
+    folder = sbd / "dataset" if os.path.isdir(sbd / "dataset") else sbd
     names = {name for split in ("train", "val") for name in read_names(folder / f"{split}.txt", SBD_LAYOUT)}
     pairs = []
     for name in names - known:
         images = [place / f"{name}.jpg" for place in (src / "JPEGImages", folder / "img")]
         label = folder / "cls" / f"{name}.mat"
-        image = next((path for path in images if path.is_file()), images[0])
+        image = next((path for path in images if os.path.isfile(path)), images[0])
         pairs.append(Pair("train", image, label, convert=partial(read_sbd, label)))
     return pairs
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from datasets.seg.preprocess.runner import LabelError, Pair, visible_files
+from datasets.seg.preprocess.runner import LabelError, Pair, open_pillow, visible_files
 from lib.base.errors import UserError
+from lib.base.regular import LARGEST, read_regular
 
-IMAGE_SUFFIXES = (".png", ".jpg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def pair_by_stem(split: str, images: Path, labels: Path | None, suffix: str) -> list[Pair]:
@@ -23,25 +23,33 @@ def pair_by_stem(split: str, images: Path, labels: Path | None, suffix: str) -> 
     found = [path for path in visible_files(images, "*") if path.suffix.lower() in IMAGE_SUFFIXES]
     if labels is None:
         return [Pair(split, image=image, label=None) for image in found]
-    without_image = {path.stem for path in visible_files(labels, "*.png")} - {path.stem for path in found}
-    found += [images / f"{stem}{suffix}" for stem in without_image]
-    return [Pair(split, image=image, label=labels / f"{image.stem}.png") for image in found]
+    label_of = {path.stem: path for path in visible_files(labels, "*") if path.suffix.lower() == ".png"}
+    found += [images / f"{stem}{suffix}" for stem in label_of.keys() - {path.stem for path in found}]
+    return [Pair(split, image, label_of.get(image.stem, labels / f"{image.stem}.png")) for image in found]
 
 
 def read_names(path: Path, layout: str) -> list[str]:
     """The first word of each line of a split's list; raises UserError, which names ``layout``, if there is no list."""
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; expected {layout}") from error
+    lines = read_raw(path, layout).decode(errors="replace").splitlines()
     return [line.split()[0] for line in lines if line.strip()]
+
+
+def read_raw(path: Path, layout: str, most: int = LARGEST) -> bytes:
+    """A file that the raw download must hold, of up to ``most`` bytes; raises UserError, which names ``layout``."""
+    try:
+        return read_regular(path, most)
+    except UserError as error:
+        if isinstance(error.__cause__, OSError):
+            raise UserError(f"cannot read {path}: {error.__cause__.strerror}; expected {layout}") from error
+        raise
 
 
 def read_palette(path: Path) -> np.ndarray:
     """The indices, uint8 [H, W], of a PNG whose palette only colours them; raises LabelError for another PNG."""
-    with Image.open(path) as image:
+    data = read_regular(path)
+    with open_pillow(data) as image:
         image.verify()
-    with Image.open(path) as image:
+    with open_pillow(data) as image:
         if image.mode not in ("P", "L"):
             raise LabelError("not a palette PNG: label ids are expected, not colours")
         return np.array(image)

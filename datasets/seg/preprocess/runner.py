@@ -13,19 +13,29 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 from tqdm import tqdm
 
 from datasets.seg.classes import UNKNOWN, ClassTable, load_table
+from datasets.seg.jpeg import SOI, check_whole
+from datasets.seg.png import MOST_PIXELS
 from lib.base.atomic import write_atomically
 from lib.base.errors import UserError
+from lib.base.lock import only_process
+from lib.base.names import check_name, printable, shortened
+from lib.base.regular import read_regular
 
 SPLITS = ("train", "val", "test")
 KINDS = ("image", "label")
@@ -74,13 +84,13 @@ class Pair:
         if self.is_converted(kind):
             pixels = self.convert()
             return encode(pixels), pixels
-        data = self.sources()[kind].read_bytes()
+        data = read_regular(self.sources()[kind])
         return data, decode(data)
 
 
 def visible_files(folder: Path, pattern: str) -> Iterator[Path]:
     """Files in ``folder`` that match ``pattern``, without hidden ones such as macOS's ``._name.png``."""
-    return (path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("."))
+    return (path for path in folder.glob(pattern) if os.path.isfile(path) and not path.name.startswith("."))
 
 
 def check_pair(pair: Pair, table: ClassTable) -> tuple[dict[str, bytes], list[str]]:
@@ -89,7 +99,13 @@ def check_pair(pair: Pair, table: ClassTable) -> tuple[dict[str, bytes], list[st
     Returns the bytes of the prepared files by kind, and what is wrong with them, one line each.
     """
     sources = pair.sources()
-    missing = [kind for kind, path in sources.items() if not path.is_file()]
+    for kind, path in sources.items():
+        try:
+            check_name(path)
+        except UserError as error:
+            return {}, [f"{kind}: {error}"]
+    # Unlike pathlib, os.path raises nothing for names that no file can have.
+    missing = [kind for kind, path in sources.items() if not os.path.isfile(path)]
     if missing == ["label"]:
         return {}, [f"no label for {pair.image}: expected {pair.label}"]
     if missing:
@@ -100,6 +116,9 @@ def check_pair(pair: Pair, table: ClassTable) -> tuple[dict[str, bytes], list[st
             data[kind], pixels = pair.read(kind)
         except LabelError as error:
             problems.append(f"cannot read label {path}: {error}")
+            continue
+        except UserError as error:
+            problems.append(str(error))
             continue
         except Exception as error:  # a damaged file makes Pillow raise almost anything
             reason = (
@@ -120,11 +139,21 @@ def check_pair(pair: Pair, table: ClassTable) -> tuple[dict[str, bytes], list[st
 
 
 def decode(data: bytes) -> np.ndarray:
-    """Pixels of an encoded image; raises if a byte of it is missing."""
-    with Image.open(io.BytesIO(data)) as image:
+    """Pixels of a PNG or JPEG; raises if a byte of it is missing."""
+    if data.startswith(SOI):
+        check_whole(data)
+    with open_pillow(data) as image:
         image.verify()  # checksums and the end mark, which load() does without
-    with Image.open(io.BytesIO(data)) as image:
+    with open_pillow(data) as image:
         return np.asarray(image)
+
+
+def open_pillow(data: bytes) -> ImageFile:
+    """A PNG or JPEG in memory, not decoded yet; raises for any other file and for more pixels than training takes."""
+    image = (JpegImageFile if data.startswith(SOI) else PngImageFile)(io.BytesIO(data))
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels")
+    return image
 
 
 def encode(label: np.ndarray) -> bytes:
@@ -150,7 +179,7 @@ def is_current(pair: Pair, kind: str, target: Path, link: bool) -> bool:
     """Whether ``target`` has the time of its raw file and is what was made of that: a conversion, a copy or a link."""
     try:
         ours, theirs = target.stat(), pair.sources()[kind].stat()
-    except OSError:
+    except (OSError, ValueError):  # a list may hold names that no file can have
         return False
     if ours.st_mtime_ns != theirs.st_mtime_ns:
         return False
@@ -174,12 +203,12 @@ def copy_file(source: Path, data: bytes, target: Path) -> None:
 
 def link_file(source: Path, target: Path) -> None:
     """Make ``target`` a hard link to ``source``, replacing what was there in one step."""
-    temporary = target.with_name(f".{target.name}.link.part")
+    temporary = target.with_name(shortened(f".{target.name}", f".{uuid4().hex}.part"))
     try:
-        temporary.unlink(missing_ok=True)
         os.link(source.resolve(), temporary)
         os.replace(temporary, target)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         other = error.errno == errno.EXDEV
         reason = "they are on different file systems" if other else error.strerror
         raise UserError(f"cannot link {target} to {source}: {reason}; without --link files are copied") from error
@@ -212,14 +241,10 @@ def separate_duplicates(pairs: Iterable[Pair]) -> tuple[list[Pair], list[str]]:
     return list(first.values()), problems
 
 
-def make_folders(pairs: list[Pair], raw: list[Path], dst: Path) -> None:
-    """Make the folders to write to, none of them inside one of ``raw``, and clear what interrupted runs left there."""
-    folders = sorted({target.parent for pair in pairs for target in pair.targets(dst).values()})
-    for folder, src in product((dst, *folders), raw):
-        if folder.resolve().is_relative_to(src.resolve()):
-            raise UserError(f"--dst {dst} would write into the raw data at {src}: choose a folder outside it")
+def make_folders(pairs: list[Pair], dst: Path) -> None:
+    """Make the folders to write to, and clear what interrupted runs left there."""
     try:
-        for folder in folders:
+        for folder in folders_of(pairs, dst):
             folder.mkdir(parents=True, exist_ok=True)
             for leftover in folder.glob(".*.part"):
                 leftover.unlink()
@@ -227,32 +252,68 @@ def make_folders(pairs: list[Pair], raw: list[Path], dst: Path) -> None:
         raise UserError(f"cannot write to --dst {dst}: {error.filename}: {error.strerror}") from error
 
 
+def folders_of(pairs: list[Pair], dst: Path) -> list[Path]:
+    """Where the prepared files of ``pairs`` go."""
+    return sorted({target.parent for pair in pairs for target in pair.targets(dst).values()})
+
+
+@contextmanager
+def alone_in(dst: Path, pairs: list[Pair], raw: list[Path]) -> Iterator[None]:
+    """Keep ``dst``, made if it is missing, to this process; raises UserError if it is another's or inside ``raw``."""
+    for folder, src in product((dst, *folders_of(pairs, dst)), raw):
+        if folder.resolve().is_relative_to(src.resolve()):
+            raise UserError(f"--dst {dst} would write into the raw data at {src}: choose a folder outside it")
+    with ExitStack() as held:
+        busy = f"another process is preparing --dst {dst}: wait for its end, or choose another folder"
+        try:
+            dst.mkdir(parents=True, exist_ok=True)
+            held.enter_context(only_process(dst, busy))
+        except OSError as error:
+            raise UserError(f"cannot write to --dst {dst}: {error.filename}: {error.strerror}") from error
+        yield
+
+
 def prepare(
     dataset: str, table: ClassTable, pairs: Iterable[Pair], raw: list[Path], dst: Path, link: bool, workers: int
 ) -> int:
     """Bring all pairs from the folders ``raw`` into ``dst`` and print what happened.
 
-    Returns the exit status, 1 if a pair was bad.
+    Returns the exit status, 1 if a pair was bad. Raises UserError, with nothing touched, while another process
+    prepares ``dst``.
     """
     pairs, problems = separate_duplicates(pairs)
-    make_folders(pairs, raw, dst)
-    job = partial(prepare_pair, dst=dst, table=table, link=link)
-    # Threads: decoding and disk access, which is all the work, run outside the interpreter's lock.
-    pool = ThreadPoolExecutor(workers)
-    try:
-        outcomes = list(tqdm(pool.map(job, pairs), total=len(pairs), desc=dataset, unit="pair", disable=None))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with alone_in(dst, pairs, raw):
+        make_folders(pairs, dst)
+        job = partial(prepare_pair, dst=dst, table=table, link=link)
+        # Threads: decoding and disk access, which is all the work, run outside the interpreter's lock.
+        pool = ThreadPoolExecutor(workers)
+        try:
+            outcomes = list(tqdm(pool.map(job, pairs), total=len(pairs), desc=dataset, unit="pair", disable=None))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        strays = find_strays(pairs, dst)
     problems += [problem for _, found in outcomes for problem in found]
-
-    expected = {target for pair in pairs for target in pair.targets(dst).values()}
-    for split, kind in ((split, kind) for split in SPLITS for kind in KINDS):
-        for path in sorted(set(visible_files(dst / split / kind, "*")) - expected):
-            print(f"warning: {path} belongs to no file in {raw[0]}; it was left there", file=sys.stderr)
+    for path in strays:
+        say(f"warning: {path} belongs to no file in {raw[0]}; it was left there")
     for problem in problems:
-        print(f"problem: {problem}", file=sys.stderr)
+        say(f"problem: {problem}")
     print_summary(dataset, pairs, [state for state, _ in outcomes], problems, dst)
     return 1 if problems else 0
+
+
+def find_strays(pairs: list[Pair], dst: Path) -> list[Path]:
+    """The files in ``dst`` that no pair makes."""
+    expected = {target for pair in pairs for target in pair.targets(dst).values()}
+    return [
+        path
+        for split, kind in product(SPLITS, KINDS)
+        for path in sorted(set(visible_files(dst / split / kind, "*")) - expected)
+    ]
+
+
+def say(line: str) -> None:
+    """Print ``line`` to standard error, as one line whatever names it holds."""
+    print(printable(line), file=sys.stderr)
 
 
 def print_summary(dataset: str, pairs: list[Pair], states: list[str], problems: list[str], dst: Path) -> None:
@@ -268,7 +329,7 @@ def print_summary(dataset: str, pairs: list[Pair], states: list[str], problems: 
         if state != "bad"
     )
     splits = (f"{split} {count[split, 'image']} images, {count[split, 'label']} labels" for split in SPLITS)
-    print(f"{dataset}: {'; '.join(splits)}; in {dst}")
+    print(f"{dataset}: {'; '.join(splits)}; in {printable(dst)}")
 
 
 def positive(text: str) -> int:
@@ -314,7 +375,7 @@ def main(
     args = parser.parse_args()
     chosen = {name: getattr(args, name) for name in options or {}}
     try:
-        if not args.src.is_dir():
+        if not os.path.isdir(args.src):
             raise UserError(f"--src {args.src} is not a folder: name the raw download, which holds {layout}")
         raw = [args.src, *(value for value in chosen.values() if isinstance(value, Path))]
         pairs = find_pairs(args.src, **chosen)
@@ -322,7 +383,7 @@ def main(
             raise UserError(f"nothing to prepare in {args.src}: expected {layout}")
         return prepare(dataset, load_table(table or dataset), pairs, raw, args.dst, args.link, args.workers)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
