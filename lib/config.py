@@ -6,7 +6,22 @@ defaults; ``lib.recipes`` merges it with its parents and with ``key=value`` from
 
 from dataclasses import dataclass, field
 
-from lib.keys import Allowed, ascending_iterations, at_least, key, must, name_of_a_folder, one_of
+from lib.keys import (
+    Allowed,
+    ascending_iterations,
+    at_least,
+    at_most_entries,
+    between,
+    entries_between,
+    key,
+    must,
+    name_of_a_folder,
+    one_of,
+    short_name,
+)
+
+MOST = 1_000_000_000
+"""Iterations: more than any run has, and few enough for all that is computed from them."""
 
 
 @dataclass
@@ -15,17 +30,17 @@ class DataConfig:
     """DATA_DIR: the prepared dataset, ``{train,val,test}/{image,label}``, as a folder or as one ``.zip`` of it."""
     dataset: str = key("")
     """Whose classes and labels; also the folder of its runs."""
-    workers: int = key(4, at_least(0))
+    workers: int = key(4, between(0, 256))
     """Loader processes for each training process; 0 loads in the training process itself."""
 
 
 @dataclass
 class TrainConfig:
-    max_iters: int = key(60_000, at_least(1))
+    max_iters: int = key(60_000, between(1, MOST))
     """Optimiser steps of the whole run."""
-    batch_size: int = key(8, at_least(1))
+    batch_size: int = key(8, between(1, 65_536))
     """Images of one optimiser step, over all processes together."""
-    micro_batch: int = key(0, at_least(0))
+    micro_batch: int = key(0, between(0, 65_536))
     """Images that one process takes at a time; gradients are accumulated to ``batch_size``. 0: all of its share."""
     amp: str = key("auto", one_of("auto", "true", "false"))
     """bfloat16 autocast: ``auto`` (where the device is fast at it), ``true`` or ``false``."""
@@ -37,9 +52,9 @@ class TrainConfig:
     """``sgd`` (heavy-ball momentum) or ``adamw``."""
     lr: float = key(0.01, at_least(0))
     """Learning rate at the start, after the warm-up."""
-    head_lr_factor: float = key(1.0, at_least(0))
+    head_lr_factor: float = key(1.0, between(0, 1_000_000))
     """Times this for everything that is not the backbone."""
-    momentum: float = key(0.9, at_least(0))
+    momentum: float = key(0.9, between(0, 1))
     """Of SGD."""
     betas: list[float] = key(
         [0.9, 0.999],
@@ -49,7 +64,7 @@ class TrainConfig:
         ),
     )
     """Of AdamW: decay of the averages of the gradient and of its square."""
-    weight_decay: float = key(5e-4, at_least(0))
+    weight_decay: float = key(5e-4, between(0, 1_000_000))
     """Not applied to the projections that the block's ``no_decay`` names."""
     schedule: str = key(
         "poly",
@@ -60,7 +75,7 @@ class TrainConfig:
         ),
     )
     """How the learning rate falls: ``poly``, ``linear``, ``cosine``, ``step``, ``constant`` or ``range``."""
-    power: float = key(0.9, at_least(0))
+    power: float = key(0.9, between(0, 1000))
     """Of the poly schedule ``(lr - min_lr) * (1 - t) ** power + min_lr``, t = iteration / max_iters, and of ``range``,
     which has ``power * t`` in its place."""
     min_lr: float = key(
@@ -74,18 +89,18 @@ class TrainConfig:
     """The learning rate at the end of a poly, linear, cosine or range schedule, of backbone and head alike."""
     hold_iters: int = key(
         0,
-        at_least(0),
+        between(0, MOST),
         Allowed(
             lambda config: f"must be below train.max_iters={config.train.max_iters}, where the fall ends",
             lambda value, config: value < config.train.max_iters,
         ),
     )
     """Iterations during which these four keep ``lr`` before they fall; t counts from there to ``max_iters``."""
-    steps: list[int] = key([], ascending_iterations())
+    steps: list[int] = key([], ascending_iterations(), at_most_entries(256), entries_between(1, MOST))
     """Iterations at which the step schedule multiplies the learning rate by ``step_factor``."""
-    step_factor: float = key(0.1, at_least(0))
+    step_factor: float = key(0.1, between(0, 10))
     """What the step schedule multiplies by."""
-    warmup_iters: int = key(0, at_least(0))
+    warmup_iters: int = key(0, between(0, MOST))
     """Iterations over which the learning rate rises linearly from ``warmup_start`` of the schedule's to all of it."""
     warmup_start: float = key(0.001, must("is a part of the learning rate, from 0 to 1", lambda part: 0 <= part <= 1))
     """The part of the schedule's learning rate with which the warm-up begins."""
@@ -104,11 +119,11 @@ class TrainConfig:
 
 @dataclass
 class ValConfig:
-    interval: int = key(1000, at_least(0))
+    interval: int = key(1000, between(0, MOST))
     """Validate every so many iterations and at the end; 0: never while training."""
     at_start: bool = key(False)
     """Whether to validate before the first iteration too, so that the log shows where the run came from."""
-    pictures: int = key(4, at_least(0))
+    pictures: int = key(4, between(0, 1000))
     """Predictions shown in TensorBoard at each validation."""
 
 
@@ -116,27 +131,27 @@ class ValConfig:
 class CheckpointConfig:
     file: str = key("")
     """What to resume, validate or test instead of the run's own checkpoint. ``checkpoint=FILE`` is short for it."""
-    interval: int = key(1000, at_least(1))
+    interval: int = key(1000, between(1, MOST))
     """Save every so many iterations (and at the end, at the best score, and when stopped)."""
-    keep: int = key(1, at_least(1))
+    keep: int = key(1, between(1, 1_000_000))
     """How many of the latest ``iter_<n>.pth`` stay on the disk."""
 
 
 @dataclass
 class LogConfig:
-    interval: int = key(10, at_least(1))
+    interval: int = key(10, between(1, MOST))
     """Iterations between two rows of ``metrics.jsonl``."""
 
 
 @dataclass
 class Config:
-    task: str = key("seg", name_of_a_folder())
+    task: str = key("seg", name_of_a_folder(), short_name())
     """What is trained, ``seg`` for segmentation: a file in ``lib/tasks``; and the first folder of its runs."""
-    recipe: str = key("", name_of_a_folder())
+    recipe: str = key("", name_of_a_folder(), short_name())
     """Name of the recipe; the name of the configuration file unless set."""
-    tag: str = key("", name_of_a_folder())
+    tag: str = key("", name_of_a_folder(), short_name())
     """Name of the run."""
-    seed: int = key(0, at_least(0))
+    seed: int = key(0, between(0, 2**63 - 1))
     """Everything random follows from it."""
     device: str = key("auto", one_of("auto", "cpu", "cuda"))
     """``auto`` (a GPU if there is one), ``cpu`` or ``cuda``."""

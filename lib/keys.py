@@ -23,6 +23,9 @@ from typing import Any
 
 import yaml
 
+LARGEST = 1e30
+"""That any number of any key may be, either way: far beyond sense, and within the range of single precision."""
+
 
 @dataclass(frozen=True)
 class Allowed:
@@ -82,6 +85,22 @@ def at_least(lowest: float) -> Allowed:
     return must(f"must be at least {lowest}", lambda value: value >= lowest)
 
 
+def between(lowest: float, highest: float) -> Allowed:
+    """From ``lowest`` to ``highest``: a bound above keeps what is computed from the value finite and in memory."""
+    words = f"must be at least {lowest} and at most {highest:,}".replace(",", " ")
+    return must(words, lambda value: lowest <= value <= highest)
+
+
+def entries_between(lowest: float, highest: float) -> Allowed:
+    """The same of every number in a list."""
+    words = f"entries must be at least {lowest} and at most {highest:,}".replace(",", " ")
+    return must(words, lambda values: all(lowest <= value <= highest for value in values))
+
+
+def at_most_entries(count: int) -> Allowed:
+    return must(f"must have at most {count} entries", lambda values: len(values) <= count)
+
+
 def probability() -> Allowed:
     return must("is a probability, from 0 to 1", lambda value: 0 <= value <= 1)
 
@@ -115,6 +134,13 @@ def name_of_a_folder() -> Allowed:
     return must(
         "is the name of a folder and may not hold '/' or start with '-'",
         lambda name: "/" not in name and name not in (".", "..") and not name.startswith("-"),
+    )
+
+
+def short_name() -> Allowed:
+    return must(
+        "may have 200 bytes at most, and none of a line's end or other control characters",
+        lambda name: len(name.encode()) <= 200 and name.isprintable(),
     )
 
 
@@ -155,13 +181,18 @@ class Key:
         return str(self.hint).replace("typing.", "") if parts else self.hint.__name__
 
 
-def keys(schema: type, prefix: str = "") -> Iterator[Key]:
+@cache
+def keys(schema: type) -> tuple[Key, ...]:
     """All keys of a schema, those of its groups among them, in the order in which they are declared."""
+    return tuple(_keys(schema))
+
+
+def _keys(schema: type, prefix: str = "") -> Iterator[Key]:
     hints, meanings = typing.get_type_hints(schema), meanings_of(schema)
     for found in fields(schema):
         name, hint = prefix + found.name, hints[found.name]
         if is_dataclass(hint):
-            yield from keys(hint, f"{name}.")
+            yield from _keys(hint, f"{name}.")
         else:
             default = found.default_factory() if callable(found.default_factory) else found.default
             yield Key(name, hint, default, found.metadata.get("allowed", ()), meanings[found.name])
@@ -184,13 +215,71 @@ def get(config: Any, name: str) -> Any:
     return attrgetter(name)(config)
 
 
+def numbers_in(value: Any) -> Iterator[float]:
+    """All numbers in a value, however deep."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from numbers_in(entry)
+    elif isinstance(value, (int, float)):
+        yield value
+
+
 def complaints(config: Any) -> Iterator[str]:
     """Everything that is wrong with the values of a configuration, a line each."""
     for known in keys(type(config)):
-        for allowed in known.allowed:
-            complaint = allowed.complaint(known.name, get(config, known.name), config)
-            if complaint:
-                yield complaint
+        value = get(config, known.name)
+        found = [allowed.complaint(known.name, value, config) for allowed in known.allowed]
+        if not any(found) and not all(abs(number) <= LARGEST for number in numbers_in(value)):
+            found = [f"{known.name}={value}: must be finite, and no number beyond {LARGEST:g}"]
+        yield from filter(None, found)
+
+
+def misfit(known: Key, value: Any) -> str | None:
+    """What is wrong with the kind of a value that a file or a word gives a key; None where it may be converted."""
+    origin, parts = typing.get_origin(known.hint), typing.get_args(known.hint)
+    kind, kinds = (parts[-1], origin) if origin in (list, dict) else (known.hint, None)
+    if kinds and not isinstance(value, kinds):
+        fits = False
+    else:
+        entries = list(value.values()) if kinds is dict else value if kinds is list else [value]
+        fits = kind is Any or all(_is_scalar_of(kind, entry) for entry in entries)
+    if fits:
+        return None
+    return f"{known.name}={_shown(value)}: must be {_words(kind, kinds)}"
+
+
+def _is_scalar_of(kind: Any, value: Any) -> bool:
+    """Whether OmegaConf may be asked to convert ``value``: it takes 7 for true, and any list within a list."""
+    if isinstance(value, (list, dict)):
+        return False
+    kinds = typing.get_args(kind) or (kind,)
+    if bool in kinds:
+        return not isinstance(value, (int, float)) or value in (0, 1)
+    return not isinstance(value, bool) or str in kinds
+
+
+KINDS = {
+    bool: ("true or false", "of them"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("a word", "words"),
+    Any: ("a value", "values"),
+}
+"""One of a kind and several, in words."""
+
+
+def _words(kind: Any, kinds: type | None) -> str:
+    """What a key takes: ``a list of numbers``, ``a whole number or null``."""
+    one, several = next(KINDS[part] for part in (kind, *typing.get_args(kind)) if part in KINDS)
+    if kinds:
+        return f"a list of {several}" if kinds is list else f"a group of names and their {several}"
+    return one + (" or null" if type(None) in typing.get_args(kind) else "")
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else as_text(value)
 
 
 def as_text(value: Any) -> str:

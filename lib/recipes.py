@@ -3,21 +3,29 @@
 import difflib
 import os
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lib.base.errors import UserError
 from lib.config import Config
-from lib.keys import complaints, keys
+from lib.keys import complaints, keys, misfit
+from lib.yaml_text import read_file, read_text
 
 SHORTHANDS = {"checkpoint": "checkpoint.file"}
 """Keys that name a group but take a value: ``checkpoint=FILE``."""
+
+MOST_FILES = 64
+"""That one configuration is merged from, a parent counted as often as it is named."""
+MOST_LEVELS = 24
+"""Of groups within each other in the name of a key."""
+MOST_CHARACTERS = 4095
+"""Of one value, as of a path."""
+UNSET = object()
 
 
 @dataclass(frozen=True)
@@ -66,24 +74,22 @@ def load_recipe(file: str | Path | None, overrides: Sequence[str], schema_of: Ca
         UserError: a missing or broken file, an unknown key (with the nearest known one), a value of the wrong type
             or out of range.
     """
-    layers = _file_layers(Path(file)) if file else []
+    layers = list(_file_layers(Path(file))) if file else []
     pairs = [_split(override) for override in overrides]
     tasks = [layer.tree["task"] for layer in layers if "task" in layer.tree]
     tasks += [text for name, text in pairs if name == "task"]
-    schema = schema_of(tasks[-1] if tasks else Config.task)
+    schema = schema_of(str(tasks[-1]) if tasks else Config.task)
     for layer in layers:
-        _check_keys(layer.tree, layer.source, schema)
+        _check(layer.tree, layer.source, schema)
+    branches = [_branch(schema, name, text) for name, text in pairs]
     # Files first become one: what a parent says of a dictionary and its child replaces is of no consequence.
-    config = OmegaConf.structured(schema)
-    config = _merge(config, OmegaConf.merge({}, *(layer.tree for layer in layers)), str(file))
-    for name, text in pairs:
-        branch: Any = _parse(schema, name, text)
-        for part in reversed(name.split(".")):
-            branch = {part: branch}
-        _check_keys(branch, "the command line", schema)
+    config = _merge(OmegaConf.structured(schema), OmegaConf.merge({}, *(layer.tree for layer in layers)), str(file))
+    for (name, text), branch in zip(pairs, branches, strict=True):
         config = _merge(config, branch, f"{name}={text}")
         layers.append(Layer(f"{name}={text}", branch))
     if file and not config.recipe:
+        if wrong := _wrong_text("recipe", Path(file).stem):
+            raise UserError(f"{wrong}: rename {file}, or set recipe")
         config.recipe = Path(file).stem
         layers.append(Layer(f"the name of {file}", {"recipe": config.recipe}))
     try:
@@ -107,38 +113,80 @@ def nearest(name: str, known: Sequence[str], cutoff: float = 0.6) -> str | None:
     return next(iter(difflib.get_close_matches(name, known, 1, cutoff)), None)
 
 
-def _file_layers(file: Path, children: tuple[Path, ...] = ()) -> list[Layer]:
-    """What ``file`` and its parents set, parents first."""
-    if not file.is_file():
-        raise UserError(f"configuration file {file} does not exist")
+def _file_layers(file: Path, children: tuple[Path, ...] = (), read: list[Path] | None = None) -> Iterator[Layer]:
+    """What ``file`` and its parents set, parents first; ``read`` collects the files of the whole configuration."""
+    read = [] if read is None else read
+    read.append(file)
+    if len(read) > MOST_FILES:
+        raise UserError(f"{read[0]} has more than {MOST_FILES} parents, {file} the last of them: name fewer in _base_")
+    tree = read_file(file)
     if file.resolve() in children:
         raise UserError(f"configuration file {file} names itself among its _base_ parents")
-    try:
-        tree = yaml.safe_load(file.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"configuration file {file} is not valid YAML: {' '.join(str(error).split())}") from None
+    tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise UserError(f"configuration file {file} must hold 'key: value' lines")
     parents = tree.pop("_base_", [])
-    layers = []
-    for parent in [parents] if isinstance(parents, str) else parents:
-        layers += _file_layers(file.parent / parent, (*children, file.resolve()))
-    return [*layers, Layer(os.path.normpath(file), tree)]
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list) or not all(isinstance(parent, str) and parent for parent in parents):
+        raise UserError(f"_base_ in {file} must be the name of a file or a list of such names, not {parents!r}")
+    for parent in parents:
+        yield from _file_layers(file.parent / parent, (*children, file.resolve()), read)
+    yield Layer(os.path.normpath(file), tree)
 
 
 def _split(override: str) -> tuple[str, str]:
     name, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"'{override}' is not of the form key=value")
+    if name.count(".") > MOST_LEVELS:
+        raise UserError(f"{name}: there is no key of so many parts (main.py explain lists all keys)")
     return SHORTHANDS.get(name, name), text
 
 
 def _merge(config: Any, tree: Any, where: str) -> Any:
     try:
         return OmegaConf.merge(config, tree)
-    except OmegaConfBaseException as error:
-        reason = str(error.msg or error).splitlines()[0]
-        raise UserError(f"{where}: {error.full_key}: {reason}") from None
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        reason = (str(getattr(error, "msg", "") or error).splitlines() or ["it does not fit"])[0]
+        raise UserError(": ".join(filter(None, [where, getattr(error, "full_key", ""), reason]))) from None
+
+
+def _wrong_text(name: str, value: Any) -> str | None:
+    """What is wrong with a string, anywhere in the value of the key ``name``, that no value can hold; None if nothing.
+
+    OmegaConf would take ``${...}`` for the name of another key and ``???`` for a value yet to come.
+    """
+    if isinstance(value, dict):
+        wrong = (_wrong_text(name, key) or _wrong_text(f"{name}.{key}", entry) for key, entry in value.items())
+        return next(filter(None, wrong), None)
+    if isinstance(value, list):
+        return next(filter(None, (_wrong_text(name, entry) for entry in value)), None)
+    if not isinstance(value, str):
+        return None
+    if len(value) > MOST_CHARACTERS:
+        return f"{name}={value[:40]}...: is longer than {MOST_CHARACTERS} characters"
+    for part, why in (("${", "stands for nothing here"), ("\0", "is a character that no name can hold")):
+        if part in value:
+            return f"{name}={value}: '{part}' {why}: choose a value without it"
+    if value == "???":
+        return f"{name}={value}: is no value: give one, or leave the key out"
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        return f"{name}={value}: is not UTF-8: rename what it names, or link to it"
+    return None
+
+
+def _check(tree: dict[str, Any], where: str, schema: type) -> None:
+    """Raise UserError where ``tree`` has a key that the schema has not, or a value that is nothing for its key."""
+    _check_keys(tree, where, schema)
+    for known in keys(schema):
+        branch: Any = tree
+        for part in known.name.split("."):
+            branch = branch.get(part, UNSET) if isinstance(branch, dict) else UNSET
+        if branch is UNSET:
+            continue
+        wrong = _wrong_text(known.name, branch) or misfit(known, branch)
+        if wrong:
+            raise UserError(wrong if where == "the command line" else f"{where}: {wrong}")
 
 
 def _check_keys(tree: Any, where: str, schema: type, group: type | None = None, prefix: str = "") -> None:
@@ -159,6 +207,15 @@ def _check_keys(tree: Any, where: str, schema: type, group: type | None = None, 
         _check_keys(value, where, schema, hints[name], f"{prefix}{name}.")
 
 
+def _branch(schema: type, name: str, text: str) -> dict[str, Any]:
+    """The tree that ``name=text`` on the command line sets."""
+    branch: Any = _parse(schema, name, text)
+    for part in reversed(name.split(".")):
+        branch = {part: branch}
+    _check(branch, "the command line", schema)
+    return branch
+
+
 def _parse(schema: type, name: str, text: str) -> Any:
     if any(key.name == name and key.hint is str for key in keys(schema)):
         return text
@@ -166,6 +223,6 @@ def _parse(schema: type, name: str, text: str) -> Any:
     if not text.strip():
         raise UserError(f"{name}=: no value is given")
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"{name}={text}: '{text}' is not a valid value") from None
+        return read_text(text)
+    except ValueError as error:
+        raise UserError(f"{name}={text}: '{text}' is not a valid value: {error}") from None

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lib.base.errors import UserError
-from lib.keys import Allowed, key, one_of, probability
+from lib.keys import Allowed, at_most_entries, entries_between, key, one_of, probability
 
 
 def registered(registry: str) -> Allowed:
@@ -26,7 +26,7 @@ class BackboneConfig:
     """Of a ResNet: ``deep``: three 3x3 convolutions; ``v1c``: three of half the channels; ``plain``: one of 7x7."""
     output_stride: int = key(8, one_of(8, 16, 32))
     """Input pixels per position of the last stage of a ResNet or MobileNet: 8, 16 or 32."""
-    multi_grid: list[int] = key([1, 1, 1])
+    multi_grid: list[int] = key([1, 1, 1], at_most_entries(64), entries_between(1, 64))
     """Of a ResNet: dilation factors of the last stage's blocks."""
     options: dict[str, Any] = key({})
     """Further keyword arguments of the backbone's class, whose docstring explains them."""

@@ -15,9 +15,11 @@ from lib.base.errors import UserError
 from lib.engine.task import Result
 from lib.keys import (
     Allowed,
-    at_least,
+    at_most_entries,
+    between,
     bounds,
     entries,
+    entries_between,
     key,
     length,
     lower_bound_first,
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
     from lib.scores.confusion import Tally
     from lib.vis.results import ResultFiles
 
+LONGEST_SIDE = 16_384
+"""Pixels of a side of a crop, a window or a resized image: OpenCV turns none of more than 32 767."""
+
 LOSSES = one_of("ohem", "cross_entropy", "focal", "dice", "lovasz")
 
 WINDOW_STEP = Allowed(
@@ -64,30 +69,30 @@ class DataConfig(common.DataConfig):
     """Train on the validation images too."""
     color_order: str = key("bgr", one_of("bgr", "rgb"))
     """Channel order of the network's input: ``bgr`` (Caffe-style weights) or ``rgb``."""
-    mean: list[float] = key([102.9801, 115.9465, 122.7717], length(3))
+    mean: list[float] = key([102.9801, 115.9465, 122.7717], length(3), entries_between(-1000, 1000))
     """Subtracted per channel, in ``color_order``, on the 0..255 scale."""
-    std: list[float] = key([1.0, 1.0, 1.0], length(3), positive_entries())
+    std: list[float] = key([1.0, 1.0, 1.0], length(3), positive_entries(), entries_between(1e-6, 1_000_000))
     """Divided by per channel after the mean is subtracted."""
-    crop_size: list[int] = key([769, 769], length(2), positive_entries())
+    crop_size: list[int] = key([769, 769], length(2), positive_entries(), entries_between(1, LONGEST_SIDE))
     """[width, height] of a training sample, in pixels."""
-    short_side: int = key(0, at_least(0))
+    short_side: int = key(0, between(0, LONGEST_SIDE))
     """Resize so that the shorter side has this many pixels before the random scale; 0 keeps the size."""
-    long_side: int = key(0, at_least(0), bounds("data.short_side"))
+    long_side: int = key(0, between(0, LONGEST_SIDE), bounds("data.short_side"))
     """With ``short_side``: a smaller factor where the longer side would otherwise exceed this; 0 for no bound."""
     resize: str = key("once", one_of("once", "twice", "mmseg"))
     """``once``: to ``short_side`` and by the random scale in one step, the fastest. ``twice``: bit for bit as torchcv
     does on ADE20K and PASCAL: mirrored, to ``short_side``, by the scale. ``mmseg``: bit for bit as mmsegmentation does:
     into ``short_side`` and ``long_side`` times the scale (where unset, the image's own), mirrored after the crop,
     padded at the right and the bottom; a class must stay below ``category_max_ratio``, colours are rounded down."""
-    scale: list[float] = key([0.5, 2.0], length(2), positive_entries(), lower_bound_first())
+    scale: list[float] = key([0.5, 2.0], length(2), positive_entries(), entries_between(0.01, 16), lower_bound_first())
     """[lowest, highest] random scale."""
-    aspect: list[float] = key([0.9, 1.1], length(2), positive_entries(), lower_bound_first())
+    aspect: list[float] = key([0.9, 1.1], length(2), positive_entries(), entries_between(0.1, 10), lower_bound_first())
     """[lowest, highest] random aspect ``a``: width times sqrt(a), height divided by it."""
-    brightness: int = key(10, at_least(0))
+    brightness: int = key(10, between(0, 255))
     """Largest random brightness shift, in grey levels either way."""
     photometric: bool = key(False)
     """Random brightness, contrast, saturation and hue, as mmsegmentation distorts them; before ``brightness``."""
-    rotation: float = key(0.0, at_least(0))
+    rotation: float = key(0.0, between(0, 180))
     """Largest random rotation, in degrees either way; what comes from outside the image is padding."""
     category_max_ratio: float = key(1.0, must("is a share, above 0 and at most 1", lambda share: 0 < share <= 1))
     """A crop with a larger share of one class is drawn again, up to ten times; 1 takes every crop."""
@@ -100,7 +105,7 @@ class LossConfig:
     name: str = key("ohem", LOSSES)
     """Loss of the main output: ``ohem``, ``cross_entropy``, ``focal``, ``dice`` or ``lovasz``; the auxiliary output
     always has cross entropy."""
-    extra: dict[str, float] = key({}, entries(LOSSES, at_least(0)))
+    extra: dict[str, float] = key({}, entries(LOSSES, between(0, 1_000_000)))
     """Further losses of the main output, of the same names, and their weights, such as ``{lovasz: 1.0}``."""
     mean: str = key("valid", one_of("valid", "labelled", "all"))
     """What ``cross_entropy``, ``ohem``, ``focal`` and the auxiliary loss divide their sums by: ``valid``, the pixels
@@ -111,18 +116,18 @@ class LossConfig:
     """Among whose pixels these means are taken and ``ohem`` chooses the hard ones: those of the whole ``batch``,
     however processes share it, or, as published, those of each ``process`` by itself; their losses are averaged. Each
     round of micro-batches has its own; ``dice`` and ``lovasz`` are always those of each process."""
-    focal_gamma: float = key(2.0, at_least(0))
+    focal_gamma: float = key(2.0, between(0, 1000))
     """Exponent of the focal loss; 0 makes it cross entropy."""
-    focal_alpha: float = key(1.0, at_least(0))
+    focal_alpha: float = key(1.0, between(0, 1_000_000))
     """Factor of the focal loss; torchcv's has 0.25."""
     class_weights: bool = key(False)
     """Whether the weights of the dataset's class table apply; ``dice`` and ``lovasz`` have no use for them."""
     ohem_threshold: float | None = key(0.7, or_null(probability()))
     """Pixels whose true class has a lower probability than this are always kept; ``null``: the ``ohem_min_kept`` pixels
     per image of the largest loss are, and no others."""
-    ohem_min_kept: int = key(100_000, at_least(1))
+    ohem_min_kept: int = key(100_000, between(1, common.MOST))
     """At least this many pixels per image are kept."""
-    aux_weight: float = key(0.4, at_least(0))
+    aux_weight: float = key(0.4, between(0, 1_000_000))
     """Weight of the auxiliary loss."""
 
 
@@ -136,6 +141,7 @@ class ValConfig(common.ValConfig):
             "must be [width, height] in pixels, or [] for data.crop_size",
             lambda sides: len(sides) in (0, 2) and min(sides, default=1) >= 1,
         ),
+        entries_between(1, LONGEST_SIDE),
     )
     """[width, height] of the sliding window; ``data.crop_size`` unless set."""
     stride: float = key(0.667, WINDOW_STEP)
@@ -147,15 +153,17 @@ class ValConfig(common.ValConfig):
     whole size, grey levels not rounded. ``torchcv``: grey levels to ``short_side``, rounded; then by the scale, corners
     aligned, the size rounded down. ``mmseg``: grey levels to ``short_side`` and ``long_side`` times the scale (without
     them to the image's own size times the scale), rounded."""
-    short_side: int = key(0, at_least(0))
+    short_side: int = key(0, between(0, LONGEST_SIDE))
     """Resize so that the shorter side has this many pixels; 0 keeps the size. Scores count at the label's size."""
-    long_side: int = key(0, at_least(0), bounds("val.short_side"))
+    long_side: int = key(0, between(0, LONGEST_SIDE), bounds("val.short_side"))
     """With ``short_side``: a smaller factor where the longer side would otherwise exceed this; 0 for no bound."""
-    pad_multiple: int = key(1, at_least(1))
+    pad_multiple: int = key(1, between(1, 4096))
     """Pad at the right and the bottom, by the mean colour, until both sides are multiples of this."""
     scales: list[float] = key(
         [0.5, 0.75, 1.0, 1.25, 1.5, 1.75],
         must("must be one or more positive factors", lambda scales: len(scales) > 0 and min(scales) > 0),
+        at_most_entries(64),
+        entries_between(0.01, 16),
     )
     """Of modes ``ms`` and ``mscrop``, on top of ``short_side``."""
     flip: bool = key(True)
@@ -166,10 +174,10 @@ class ValConfig(common.ValConfig):
     interpolation: str = key("bilinear", one_of("bilinear", "bicubic"))
     """How logits are brought from the network's input to the image's own size: ``bilinear`` (aligned as
     ``model.align_corners`` says) or ``bicubic``."""
-    batch_size: int = key(4, at_least(1))
+    batch_size: int = key(4, between(1, 65_536))
     """Windows that go through the network at once; on a CPU 1 is fastest. A whole image and its mirror image go
     together where they are no larger."""
-    extremes: int = key(5, at_least(0))
+    extremes: int = key(5, between(0, 1_000_000))
     """How many of the worst and of the best images, by their own mIoU, ``val`` shows with an error map."""
     zip: bool = key(False)
     """Whether ``val`` and ``test`` also pack the label images into ``label.zip``."""
