@@ -12,6 +12,7 @@ if __name__ == "__main__":
     end_on_signals()
 
 from lib.base.errors import UserError
+from lib.base.memory import shortage
 from lib.commands import parse
 
 
@@ -44,10 +45,10 @@ def run_command() -> int:
             time.sleep(3)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError" or options.debug:
+    except Exception as error:
+        if options.debug or not (line := shortage(error)):
             raise
-        print("error: the GPU has too little memory: lower train.micro_batch or val.batch_size", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr, flush=True)
         return 2
     return 0
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from lib.base.errors import UserError
 from lib.models.backbones import BACKBONES
 from lib.models.blocks import BLOCKS
 from lib.models.heads import HEADS
@@ -57,6 +58,8 @@ def _build_head(spec: Mapping[str, Any], channels: tuple[int, ...], num_classes:
     block = spec.pop("block", None)
     if "block" in option_names(head):
         make_block, options = _resolve(BLOCKS, block or {}, path=f"{path}.block")
+        if options.get("dimensions", 2) != 2:
+            raise UserError(f"{path}.block.dimensions is {options['dimensions']}: images have 2, leave it out")
         head = partial(head, block=partial(make_block, **options))
     _, options = _resolve(HEADS, spec, path=path)
     return head(channels, num_classes, **options)

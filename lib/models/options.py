@@ -9,6 +9,19 @@ from typing import Any
 
 from lib.base.errors import UserError
 
+CHANNELS = (1, 16_384)
+"""Lowest and highest of a whole number that is no other's here."""
+BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("branches", "convs", "iterations", "order", "recurrence", "units"), (1, 64)),
+    **dict.fromkeys(("dilation", "dilations"), (1, 1024)),
+    **{"pyramid": (1, 256), "multi_grid": (1, 64), "stage": (1, 4)},
+    **{"dropout": (0, 1), "eps": (0, 1), "gamma": (0, 1000), "init_scale": (0, 1_000_000)},
+    **{"temperature": (1e-6, 1_000_000)},
+}
+"""The same of options by their names, whatever the constructor: what networks can be built and computed with."""
+MOST_ENTRIES = 64
+"""Of a list."""
+
 
 def choose(registry: Mapping[str, Callable], name: Any, *, path: str) -> Callable:
     """The registry's entry of that name.
@@ -33,6 +46,20 @@ def check_options(constructor: Callable, options: Mapping[str, Any], *, path: st
             raise UserError(f"unknown option {path}.{name}{_suggest(name, known)}")
         if not _fits(value, known[name]):
             raise UserError(f"{path}.{name} is {value!r}: it must be {describe(known[name])}")
+        _check_bounds(name, value, path=path)
+
+
+def _check_bounds(name: str, value: Any, *, path: str) -> None:
+    """Raise UserError where a number, or one in a list, is outside what ``BOUNDS`` says of the option."""
+    entries = list(value) if isinstance(value, (list, tuple)) else [value]
+    if len(entries) > MOST_ENTRIES:
+        raise UserError(f"{path}.{name} has {len(entries)} entries: it must have at most {MOST_ENTRIES}")
+    for number in entries:
+        if isinstance(number, (bool, str)) or not isinstance(number, (int, float)):
+            continue
+        lowest, highest = BOUNDS.get(name, CHANNELS if isinstance(number, int) else (-1e30, 1e30))
+        if not lowest <= number <= highest:
+            raise UserError(f"{path}.{name} is {value!r}: it must be from {lowest} to {highest}")
 
 
 def option_names(constructor: Callable) -> list[str]:

@@ -4,7 +4,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lib.base.errors import UserError
-from lib.keys import Allowed, at_most_entries, entries_between, key, one_of, probability
+from lib.base.memory import require_memory
+from lib.keys import Allowed, at_most_entries, entries_between, key, numbers_in, one_of, probability
+
+ORDINARY = 4096
+"""Channels that no published network exceeds."""
 
 
 def registered(registry: str) -> Allowed:
@@ -87,6 +91,22 @@ def network_options(model: ModelConfig) -> dict[str, Any]:
         "align_corners": model.align_corners,
         "init": model.init,
     }
+
+
+def require_room(num_classes: int, options: dict[str, Any]) -> None:
+    """Raise UserError where the weights of such a network and their gradients would not fit the machine."""
+    # Networks of ordinary width are small enough, and to lay one out takes a while.
+    if max(numbers_in(options), default=0) <= ORDINARY:
+        return
+    import torch
+
+    from lib.models import build_segmentor
+
+    with torch.device("meta"):
+        network = build_segmentor(num_classes=num_classes, **options)
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    what = f"a network of {weights / 1e6:,.0f} million weights"
+    require_memory(8 * weights, what, "lower embedding, inner or width in model.head, its block and model.aux")
 
 
 def all_options(model: ModelConfig) -> dict[str, Any]:

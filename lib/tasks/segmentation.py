@@ -4,6 +4,7 @@ What needs PyTorch is imported where a part is made: to read, print, explain or 
 the time that PyTorch takes to start.
 """
 
+import os
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from datasets.seg.classes import ClassTable, datasets, load_table
 from lib import config as common
 from lib.base.errors import UserError
+from lib.base.memory import require_memory
 from lib.engine.task import Result
 from lib.keys import (
     Allowed,
@@ -29,7 +31,7 @@ from lib.keys import (
     positive_entries,
     probability,
 )
-from lib.tasks._network import ModelConfig, all_options, network_options
+from lib.tasks._network import ModelConfig, all_options, network_options, require_room
 
 if TYPE_CHECKING:
     import numpy as np
@@ -244,6 +246,7 @@ class Segmentation:
         from datasets.seg.dataset import TrainDataset, list_samples
 
         data = self.config.data
+        self._require_room_for_batches()
         augmentation = Augmentation(
             crop_size=tuple(data.crop_size),
             short_side=data.short_side,
@@ -261,6 +264,18 @@ class Segmentation:
         if data.include_val:
             samples += list_samples(data.root, "val")
         return TrainDataset(samples, self.table, self.pixels, augmentation, seed=self.config.seed)
+
+    def _require_room_for_batches(self) -> None:
+        """Raise UserError where this machine cannot hold the crops that its processes take at a time."""
+        data, train = self.config.data, self.config.train
+        processes, here = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        images = here * (train.micro_batch or max(1, train.batch_size // processes))
+        width, height = data.crop_size
+        # Three float32 and an int64 of each pixel.
+        what = f"a batch of {images} crops of {width} x {height} pixels"
+        require_memory(
+            20 * width * height * images, what, "lower train.micro_batch, train.batch_size or data.crop_size"
+        )
 
     def eval_data(self, split: str) -> "EvalDataset":
         """The whole images of one split of DATA_DIR; those of ``test`` may lack labels."""
@@ -283,8 +298,10 @@ class Segmentation:
 
         from lib.models import build_segmentor
 
+        options = network_options(self.config.model)
+        require_room(len(self.table), options)
         torch.manual_seed(self.config.seed)
-        return build_segmentor(num_classes=len(self.table), **network_options(self.config.model))
+        return build_segmentor(num_classes=len(self.table), **options)
 
     def loss(self, peers: "Peers") -> "SegmentationLoss":
         """The training loss: of the pixels of all ``peers``, or, as ``loss.over`` says, of this process's own."""

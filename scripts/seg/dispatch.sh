@@ -11,11 +11,11 @@ fail() {
   exit 2
 }
 
-# The path as it is from any working directory.
+# Sets `path` to the one given, as it is from any working directory; printed, it would lose line ends at its end.
 absolute() {
   case $1 in
-    /*) printf '%s' "$1" ;;
-    *) printf '%s' "$PWD/$1" ;;
+    /*) path=$1 ;;
+    *) path=$PWD/$1 ;;
   esac
 }
 
@@ -30,12 +30,14 @@ case $mode in
   *) fail "unknown mode '$mode': choose train, resume, val or test" ;;
 esac
 [ -n "${2:-}" ] && [ -n "${3:-}" ] || fail "TAG or DATA_DIR is missing: give $mode TAG DATA_DIR [PRETRAINED] [key=value ...]"
-arguments=("tag=$2" "data.root=$(absolute "$3")")
+absolute "$3"
+arguments=("tag=$2" "data.root=$path")
 shift 3
 # A fourth word that is neither key=value nor an option is the file of pretrained weights.
 if [ $# -ge 1 ] && ! [[ $1 =~ ^(-|[A-Za-z_][A-Za-z0-9_.]*=) ]]; then
   [ -n "$1" ] || fail "PRETRAINED is empty: name the file of pretrained weights, or leave it out"
-  arguments+=("pretrained=$(absolute "$1")")
+  absolute "$1"
+  arguments+=("pretrained=$path")
   shift
 fi
 
