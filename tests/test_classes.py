@@ -1,12 +1,13 @@
 """The class tables hold what the datasets publish."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from datasets.seg.classes import IGNORE, UNKNOWN, datasets, load_table
+from datasets.seg.classes import IGNORE, UNKNOWN, datasets, find_table, load_table, parse_table
 from lib.base.errors import UserError
 
 SPEC = Path(__file__).parents[2] / "shared" / "spec" / "classes.json"
@@ -106,3 +107,67 @@ def test_every_class_has_a_name_and_none_has_it_twice(dataset):
     names = load_table(dataset).names
     assert len(set(names)) == len(names)
     assert all(name and name == " ".join(name.split()) for name in names)
+
+
+HEADER = "id,name,train_id,red,green,blue,weight\n"
+GOOD = HEADER + "0,other,,,,,\n5,grass,0,0,200,0,0.5\n9,tree,1,0,100,0,1.5\n"
+
+
+def test_a_table_lies_with_the_data_in_a_folder_or_a_zip(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/classes.csv").write_text("\ufeff" + GOOD)
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
+        archive.write(tmp_path / "mine/classes.csv", "mine/classes.csv")
+    for root in (tmp_path / "mine", tmp_path / "mine.zip"):
+        table = find_table("auto", root)
+        assert table.dataset == "mine" and table.names == ("grass", "tree") and table.weights == (0.5, 1.5)
+        assert table.id_of.tolist() == [5, 9] and table.train_id_of[[0, 5, 9, 1]].tolist() == [IGNORE, 0, 1, UNKNOWN]
+        assert parse_table(table.text, "again", "there").names == table.names
+
+
+def test_known_tables_are_found_whatever_the_data(tmp_path):
+    assert find_table("camvid", tmp_path / "none") is load_table("camvid")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", "folder"])
+def test_data_without_a_table_is_refused(tmp_path, content):
+    if content == "folder":
+        (tmp_path / "classes.csv").mkdir()
+    elif content:
+        (tmp_path / "classes.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"classes\.csv.*(new-dataset|UTF-8)"):
+        find_table("auto", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "no column id"),
+        ("id,name\n1,a\n", "no column train_id"),
+        (HEADER, "has no class"),
+        (HEADER + "0,void,,,,,\n", "has no class"),
+        (HEADER + "0,a,0,1,2\n", "line 2 has more or fewer values"),
+        (HEADER + "0,a,0,1,2,3,,7\n", "line 2 has more or fewer values"),
+        (HEADER + "256,a,0,1,2,3,\n", "line 2: id 256 has to be from 0 to 255"),
+        (HEADER + "-1,a,0,1,2,3,\n", "id -1"),
+        (HEADER + "x,a,0,1,2,3,\n", "id 'x' is no number"),
+        (HEADER + "1_0,a,0,1,2,3,\n", "id '1_0' is no number"),
+        (HEADER + "0,a,254,1,2,3,\n", "train_id 254 has to be from 0 to 253"),
+        (HEADER + "0,a,0,1,2,,\n", "blue '' is no number"),
+        (HEADER + "0,a,0,1,2,300,\n", "blue 300"),
+        (HEADER + "0,a,0,1,2,3,nan\n", "weight nan"),
+        (HEADER + "0,a,0,1,2,3,-1\n", "weight -1"),
+        (HEADER + "0,,0,1,2,3,\n", "a name has to be"),
+        (HEADER + '0,"a\nb",0,1,2,3,\n', "a name has to be"),
+        (HEADER + "0,a,0,1,2,3,\n0,b,1,1,2,3,\n", "id 0 comes 2 times"),
+        (HEADER + "0,a,0,1,2,3,\n1,a,1,1,2,3,\n", "name a comes 2 times"),
+        (HEADER + "0,a,0,1,2,3,\n1,b,0,1,2,3,\n", "train_id 0 comes 2 times"),
+        (HEADER + "0,a,0,1,2,3,\n1,b,2,1,2,3,\n", r"have to be 0\.\.1"),
+        (HEADER + "0,a,0,1,2,3,1\n1,b,1,1,2,3,\n", "b has no weight"),
+        (HEADER + '0,"a,0,1,2,3,1\n', "line"),
+    ],
+)
+def test_what_is_no_table_is_refused_in_one_line(text, words):
+    with pytest.raises(UserError, match=words) as error:
+        parse_table(text, "mine", "mine/classes.csv")
+    assert "mine/classes.csv" in str(error.value) and "\n" not in str(error.value)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.seg.classes import ClassTable, datasets, load_table
+from datasets.seg.classes import AUTO, ClassTable, datasets, find_table
 from lib import config as common
 from lib.base.errors import UserError
 from lib.base.memory import require_memory
@@ -60,13 +60,15 @@ WINDOW_STEP = Allowed(
     lambda step, config: 0 < step <= min(config.val.window or config.data.crop_size),
 )
 
-DATASET = Allowed(lambda config: f"choose one of {', '.join(datasets())}", lambda name, config: name in datasets())
+DATASET = Allowed(
+    lambda config: f"choose one of {', '.join([AUTO, *datasets()])}", lambda name, config: name in (AUTO, *datasets())
+)
 
 
 @dataclass
 class DataConfig(common.DataConfig):
     dataset: str = key("cityscapes", DATASET)
-    """Whose classes and label ids: a table in ``datasets/seg/tables``."""
+    """Whose classes and label ids: a table in ``datasets/seg/tables``; ``auto``: ``classes.csv`` in DATA_DIR."""
     include_val: bool = key(False)
     """Train on the validation images too."""
     color_order: str = key("bgr", one_of("bgr", "rgb"))
@@ -206,7 +208,7 @@ class Segmentation:
     @cached_property
     def table(self) -> ClassTable:
         """The dataset's classes."""
-        return load_table(self.config.data.dataset)
+        return find_table(self.config.data.dataset, self.config.data.root)
 
     @cached_property
     def pixels(self) -> "Pixels":
