@@ -1,15 +1,26 @@
 """The one entry point: ``python main.py COMMAND ...``. The commands are the files of ``lib/commands``."""
 
 import os
-import signal
 import sys
-import time
+
+if __name__ == "__main__":
+    # This folder comes first, and neither the working directory nor what a relative PYTHONPATH makes of it at all.
+    ROOT = os.path.dirname(os.path.abspath(__file__))
+    HERE = [
+        os.path.abspath(place)
+        for place in os.environ.get("PYTHONPATH", "/").split(os.pathsep)
+        if not os.path.isabs(place) or (os.path.isdir(place) and os.path.samefile(place, os.curdir))
+    ]
+    sys.path[:] = [ROOT, *(place for place in sys.path if place not in ("", ROOT, *HERE))]
 
 from lib.base.processes import Interrupted, end_now, end_on_signals, end_with_launcher, ignore_signals, is_launched
 
 if __name__ == "__main__":
     # Before all that takes long to import.
     end_on_signals()
+
+import signal
+import time
 
 from lib.base.errors import UserError
 from lib.base.memory import shortage

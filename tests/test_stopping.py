@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,12 +29,25 @@ def send(process, number, times=2):
 
 
 def has_children(process):
-    return subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True).returncode == 0
+    return bool(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+
+
+def in_dispatcher(process):
+    """Signals are kept for Python, but it is bash that runs."""
+    words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    blocked = int(status.split("SigBlk:")[1].split()[0], 16)
+    return words[0] == b"bash" and b"--kept" in words and bool(blocked >> signal.SIGTERM - 1 & 1)
+
+
+def in_interpreter(process):
+    """Bash has given way to Python, which is starting."""
+    return any(word.endswith(b"launch.py") for word in Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0"))
 
 
 def in_launcher(process):
-    """Whether bash has given way to the launcher, for a while already."""
-    if b"lib" not in Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"launch")[0]:
+    """Python has been importing for a while."""
+    if not in_interpreter(process):
         return False
     time.sleep(0.3)
     return True
@@ -41,37 +55,42 @@ def in_launcher(process):
 
 def in_main(process):
     """Whether main.py has been importing for a while."""
-    if not has_children(process) or not in_launcher(process):
+    if not in_interpreter(process) or not has_children(process):
         return False
     time.sleep(1)
     return True
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
 class TestStart:
-    """Between bash and the launcher's first lines a signal still ends a start by itself, without the line: a matter of
-    milliseconds, which some of these starts meet."""
-
     @pytest.mark.parametrize(
         "number, moment, processes",
         [
-            (signal.SIGINT, lambda process: True, "1"),
-            (signal.SIGTERM, has_children, "1"),
+            (signal.SIGTERM, in_dispatcher, "1"),
+            (signal.SIGINT, in_interpreter, "1"),
             (signal.SIGHUP, in_launcher, "1"),
             (signal.SIGINT, in_main, "2"),
         ],
     )
     def test_it_is_stopped_in_one_line(self, scripts, data_root, long_run, number, moment, processes):
         process = scripts.start("train", "hasty", data_root, *long_run, "train.batch_size=4", NPROC=processes)
-        time.sleep(0.02)
         while not moment(process):
             assert process.poll() is None, process.communicate()
-            time.sleep(0.005)
+            time.sleep(0.001)
         send(process, number)
         stdout, stderr = process.communicate(timeout=60)
         assert (process.returncode, stdout, stderr) == (128 + number, "", "interrupted\n")
         assert not scripts.run("hasty").path.exists()
+
+    def test_a_wait_for_other_machines_is_ended_too(self, scripts, data_root):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            meeting = f"127.0.0.1:{silent.getsockname()[1]}"
+            process = scripts.start("train", "alone", data_root, NNODES="2", NODE_RANK="1", RDZV=meeting)
+            silent.settimeout(60)
+            silent.accept()
+            send(process, signal.SIGTERM)
+            assert process.communicate(timeout=20) == ("", "interrupted\n")
+        assert process.returncode == 128 + signal.SIGTERM
 
 
 def test_the_end_of_the_terminal_saves_like_sigterm(scripts, data_root, long_run):

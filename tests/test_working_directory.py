@@ -55,6 +55,35 @@ def test_a_recipe_runs_the_checkout_alone(run, hostile, safe_path):
     assert f"root: {hostile}/data" in out
 
 
+@pytest.mark.parametrize(
+    "flags, environment",
+    [
+        (["-P"], {}),
+        ([], {"PYTHONSAFEPATH": "1"}),
+        ([], {"PYTHONPATH": ":.:../hostile"}),
+        (["-P"], {"PYTHONPATH": "{here}/../hostile"}),
+    ],
+)
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="-P is of Python 3.11")
+def test_main_typed_directly_imports_the_checkout_alone(hostile, tmp_path, flags, environment):
+    (hostile / "sitecustomize.py").unlink()  # Python imports it before any line of the program
+    environment = {name: value.format(here=hostile) for name, value in environment.items()}
+    config = ROOT / "configs" / "seg" / "cityscapes" / "dnl_r101.yaml"
+    command = [sys.executable, *flags, "checkout/main.py", "explain", "train.lr", "--config", config]
+    done = subprocess.run(command, cwd=hostile, env=os.environ | environment, capture_output=True, text=True)
+    assert not (tmp_path / "imported").exists(), (tmp_path / "imported").read_text()
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("train.lr")
+
+
+def test_main_needs_no_working_directory(tmp_path):
+    (tmp_path / "gone").mkdir()
+    command = f'cd "$1" && rmdir "$1" && PYTHONPATH=/ exec "$2" {ROOT}/main.py --help'
+    done = subprocess.run(
+        ["bash", "-c", command, "bash", tmp_path / "gone", sys.executable], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_extension_is_built_by_the_checkout_alone(run):
     status, out, err = run("exts/make.sh", CXX="no-such-compiler")
     assert (status, err) == (1, "")

@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from threading import Event, Thread
+from types import FrameType, TracebackType
 from typing import NoReturn
 
 PR_SET_PDEATHSIG = 1
@@ -56,11 +57,12 @@ def stop_signals() -> list[int]:
 
 
 def end_on_signals() -> None:
-    """From here on, a signal to stop raises ``Interrupted``, or ends a program that is importing, in one line."""
+    """From here on, a signal to stop raises ``Interrupted``, or ends a program that is importing, in one line.
+
+    One that came before, while whoever started the program had them blocked, counts as if it came now.
+    """
     handler = _Interrupt()
-    for number in stop_signals():
-        signal.signal(number, handler)
-    report = sys.unraisablehook
+    report, report_last = sys.unraisablehook, sys.excepthook
 
     def end(event: "sys.UnraisableHookArgs") -> None:
         # Raised where nothing can be: in a destructor, say.
@@ -68,7 +70,17 @@ def end_on_signals() -> None:
             end_now(event.exc_value.number)
         report(event)
 
-    sys.unraisablehook = end
+    def end_last(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        # Raised where nobody catches it: between two imports, say.
+        if isinstance(error, Interrupted):
+            end_now(error.number)
+        report_last(kind, error, trace)
+
+    sys.unraisablehook, sys.excepthook = end, end_last
+    numbers = stop_signals()
+    for number in numbers:
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def ignore_signals() -> None:
@@ -139,6 +151,40 @@ def catch_signals() -> Iterator[list[int]]:
         for number, handler in previous.items():
             if not (caught and isinstance(handler, _Interrupt)):
                 signal.signal(number, handler)
+
+
+@contextmanager
+def end_while_waiting(clean_up: Callable[[], None]) -> Iterator[None]:
+    """For a wait inside a library that lets no handler run: a thread ends the program on a signal, in one line.
+
+    Args:
+        clean_up: done before.
+    """
+    if not hasattr(signal, "sigtimedwait"):  # macOS
+        yield
+        return
+    numbers = stop_signals()
+    is_over = Event()
+
+    def watch() -> None:
+        while not is_over.is_set():
+            found = signal.sigtimedwait(numbers, 0.05)
+            if found and not is_over.is_set():
+                clean_up()
+                end_now(found.si_signo)
+            elif found:
+                # The wait was over by a hair: whoever listens from now on is told.
+                os.kill(os.getpid(), found.si_signo)
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watcher.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -5,26 +5,37 @@ machines: ``NPROC`` (default: the number of GPUs, 1 without any), ``NNODES``, ``
 machine with ``NODE_RANK=0``, where all of them meet), ``MAX_RESTARTS`` (what ``--max-restarts`` says, if it is given).
 """
 
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # In place of this file's own folder, whose modules have names that others have too. ``python -m`` would look into
+    # the working directory first, which may hold a lib/ of its own.
+    ROOT = str(Path(__file__).resolve().parents[2])
+    sys.path[:] = [ROOT, *(place for place in sys.path if place not in (ROOT, str(Path(__file__).resolve().parent)))]
+
+from lib.base.processes import (
+    Interrupted,
+    catch_signals,
+    end_on_signals,
+    end_while_waiting,
+    ignore_signals,
+)
+
+if __name__ == "__main__":
+    # Before all that takes long to import.
+    end_on_signals()
+
 import argparse
 import logging
 import os
+import shutil
 import signal
-import sys
 import tempfile
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
-
-from lib.base.processes import Interrupted, catch_signals, end_on_signals, ignore_signals, stop_signals
-
-if __name__ == "__main__":
-    # Before PyTorch, whose import takes seconds.
-    end_on_signals()
-
-# Started by its path: ``python -m`` would look into the working directory first, which may hold a lib/ of its own.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 import torch.distributed.launcher.api as launcher
@@ -55,15 +66,27 @@ class Agent(LocalElasticAgent):
     has_started = False
     caught: Sequence[int] = ()
     """Signals to stop that came while processes ran."""
+    waiting = ExitStack()
+    """What a signal means while no processes run: PyTorch lets no handler run while it waits for other machines."""
+    logs = ""
+    """A folder that goes with the launcher."""
+
+    @classmethod
+    def wait(cls) -> None:
+        """Until processes run, a signal ends the launcher."""
+        cls.waiting.close()
+        cls.waiting.enter_context(end_while_waiting(lambda: shutil.rmtree(cls.logs, ignore_errors=True)))
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         self._stop_if_asked()
+        self.wait()
         super()._rendezvous(worker_group)
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         # From here until all processes have ended, a signal waits for a moment at which it can be passed on.
         self.catching = ExitStack()
         Agent.caught = self.catching.enter_context(catch_signals())
+        self.waiting.close()
         # torchrun's own handlers, which it is about to set, would raise wherever they happen to be called.
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
         return super()._start_workers(worker_group)
@@ -93,6 +116,7 @@ class Agent(LocalElasticAgent):
         elif result.state == WorkerState.SUCCEEDED:
             # What follows may be a long wait for other machines.
             self.catching.close()
+            self.wait()
         return result
 
     def _stop_if_asked(self) -> None:
@@ -184,11 +208,9 @@ def main() -> int:
         if processes > 1:
             # The processes share the machine's cores instead of crowding them.
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-        if int(options[3]) > 1:
-            # While it waits for other machines, PyTorch lets no handler run.
-            for number in stop_signals():
-                signal.signal(number, signal.SIG_DFL)
-        with tempfile.TemporaryDirectory() as logs:
+        with tempfile.TemporaryDirectory() as logs, Agent.waiting:
+            Agent.logs = logs
+            Agent.wait()
             run(parse_args([*options, "--log-dir", logs, str(SCRIPT), *words]))
     except ChildFailedError as error:
         status = error.get_first_failure()[1].exitcode

@@ -1,6 +1,19 @@
 #!/usr/bin/env bash
 # What all recipe scripts share: dispatch.sh CONFIG MODE TAG DATA_DIR [PRETRAINED] [--max-restarts N] [key=value ...]
 set -euo pipefail
+# Bash tells of signals to stop until it gives way, and would lose one that comes just then: where env can (GNU, 8.31 and
+# later), this script starts itself again with them blocked, and Python finds them once it listens.
+if [ "${1:-}" = --kept ]; then
+  shift
+else
+  trap 'echo interrupted >&2; exit 130' INT
+  trap 'echo interrupted >&2; exit 143' TERM
+  trap 'echo interrupted >&2; exit 129' HUP
+  if { env --block-signal=INT true; } 2>/dev/null; then
+    trap - INT TERM HUP
+    exec env --block-signal=INT --block-signal=TERM --block-signal=HUP bash "${BASH_SOURCE[0]}" --kept "$@"
+  fi
+fi
 unset CDPATH BASH_ENV
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 config=$root/configs/$1
@@ -18,11 +31,6 @@ absolute() {
     *) path=$PWD/$1 ;;
   esac
 }
-
-# Bash alone passes over a signal to it that comes while it waits for a program.
-trap 'echo interrupted >&2; exit 130' INT
-trap 'echo interrupted >&2; exit 143' TERM
-trap 'echo interrupted >&2; exit 129' HUP
 
 mode=${1:-}
 case $mode in
