@@ -35,7 +35,7 @@ class ImageFile:
     def __init__(self, path: Path | ZipPath, flags: int) -> None:
         self.path = path
         self.flags = flags
-        content, identity = _read(path)
+        content, identity = read_content(path)
         self._png, self._pixels = None, None
         try:
             if content.startswith(SIGNATURE):
@@ -60,10 +60,7 @@ class ImageFile:
     def _decode_jpeg(self, content: bytes, identity: tuple) -> np.ndarray:
         if not content.startswith(SOI):
             raise self._bad("not a readable PNG or JPEG image" if content else "truncated")
-        if identity not in KNOWN_WHOLE:
-            check_whole(content)
-            KNOWN_WHOLE.add(identity)
-        return self._checked(imdecode(content, self.flags))
+        return self._checked(read_jpeg(content, identity, self.flags))
 
     def _checked(self, pixels: np.ndarray | None) -> np.ndarray:
         if pixels is None:
@@ -74,12 +71,25 @@ class ImageFile:
         return UserError(f"{self.path} is {reason}: copy or prepare it again")
 
 
-def _read(path: Path | ZipPath) -> tuple[bytes, tuple]:
+def read_content(path: Path | ZipPath) -> tuple[bytes, tuple]:
     """A file's contents, and what identifies these."""
     if isinstance(path, ZipPath):
         return path.read_bytes(), (str(path), path.archive.members[path.inside])
     content, status = read_with_status(path)
     return content, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def read_jpeg(content: bytes, identity: tuple, flags: int) -> np.ndarray | None:
+    """Decode a JPEG as ``cv2.imdecode`` does; raises ``JpegError`` if it is not whole.
+
+    Args:
+        content, identity: of the file, as ``read_content`` returns them.
+        flags: of ``cv2.imdecode``.
+    """
+    if identity not in KNOWN_WHOLE:
+        check_whole(content)
+        KNOWN_WHOLE.add(identity)
+    return imdecode(content, flags)
 
 
 class LabelFile(ImageFile):

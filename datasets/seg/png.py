@@ -102,6 +102,11 @@ class Png:
     def has_palette(self) -> bool:
         return self.colour == PALETTE
 
+    @property
+    def has_alpha(self) -> bool:
+        """Whether pixels have a sample of opacity of their own."""
+        return self.colour in (4, 6)
+
     def decode(self, flags: int, rows: int) -> np.ndarray | None:
         """Decode the first ``rows`` rows, 1 .. height, as ``cv2.imdecode`` with ``flags`` decodes all of them.
 
