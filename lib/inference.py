@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets.seg.dataset import Pixels
+from datasets.seg.pixels import Pixels
 from lib import resizing
 from lib.base.errors import UserError
 from lib.resizing import Size
 
 Segmentor = Callable[[Tensor], dict[str, Tensor]]
-"""image [B, 3, H, W] -> {"out": logits [B, K, H, W], ...}"""
+"""image [B, C, H, W] -> {"out": logits [B, K, H, W], ...}"""
 
 Stride = float | tuple[float, float]
 """Step between windows: up to 1 as a part of the window, rounded down to pixels, above 1 in pixels; (across, down)
@@ -124,7 +124,7 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, model: Segmentor, image: Tensor) -> Tensor:
-        """Logits, float32 [B, K, H, W] (probabilities with ``combine`` "softmax"), of normalised images [B, 3, H, W].
+        """Logits, float32 [B, K, H, W] (probabilities with ``combine`` "softmax"), of normalised images [B, C, H, W].
 
         Beside the forward passes this holds the sum over the views and the logits of those in work, for "softmax" once
         more at the image's size.
@@ -165,7 +165,7 @@ class Predictor:
         return total
 
     def _logits(self, model: Segmentor, image: Tensor) -> Tensor:
-        """Float32 [B, K, h, w] of resized images [B, 3, h, w], padded on the way."""
+        """Float32 [B, K, h, w] of resized images [B, C, h, w], padded on the way."""
         height, width = image.shape[-2:]
         padded = F.pad(image, (0, -width % self.pad_multiple, 0, -height % self.pad_multiple))
         if self.slides:
@@ -201,7 +201,7 @@ def predict(logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def whole_image(model: Segmentor, image: Tensor) -> Tensor:
-    """Logits [B, K, H, W] of images [B, 3, H, W] by one forward pass."""
+    """Logits [B, K, H, W] of images [B, C, H, W] by one forward pass."""
     return model(image)["out"]
 
 
@@ -221,7 +221,7 @@ def sliding_window(
 
     Args:
         model: the segmentor, in evaluation mode.
-        image: [B, 3, H, W].
+        image: [B, C, H, W].
         window: its (width, height) in pixels.
         stride: step between windows, along each side of the ``window`` as it is given.
         batch_size: windows in one forward pass.

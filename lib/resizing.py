@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.seg.augment import fit_factor
-from datasets.seg.dataset import Pixels
+from datasets.seg.pixels import Pixels
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -17,13 +17,14 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Resizing:
-    """A way of resizing normalised images [B, 3, H, W].
+    """A way of resizing normalised images [B, C, H, W].
 
     Attributes:
         short_side: the shorter side is brought to this many pixels before any scale; 0 leaves it as it is.
         long_side: with ``short_side``: a smaller factor where the longer side would exceed this; 0 for no bound.
         pixels: how the images were normalised. Where a way resizes grey levels, they are rounded to whole ones if this
-            is given, as ``cv2.resize`` does, and stay fractions if it is None.
+            is given, as ``cv2.resize`` does, and stay fractions if it is None. Images of other than three bands, or of
+            other values than whole ones from 0 to 255, are resized as they are.
     """
 
     short_side: int = 0
@@ -99,12 +100,14 @@ WAYS: dict[str, type[Resizing]] = {
 
 
 def resize_levels(image: Tensor, sizes: Iterable[Size], pixels: Pixels | None) -> Iterator[Tensor]:
-    """Normalised images [B, 3, H, W] at each of ``sizes``, resized bilinearly between pixel centres.
+    """Normalised images [B, C, H, W] at each of ``sizes``, resized bilinearly between pixel centres.
 
     With ``pixels`` OpenCV resizes the 8-bit grey levels, rounding to whole ones, which are normalised again; without,
-    the images are resized as they are. Where an image has the size already, it is yielded itself.
+    or if they are none, the images are resized as they are. Where an image has the size already, it is yielded itself.
     """
     levels = None
+    if pixels is not None and not pixels.are_grey_levels(image):
+        pixels = None
     for size in sizes:
         if size == _size(image):
             yield image

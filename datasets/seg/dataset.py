@@ -23,12 +23,14 @@ from datasets.seg.augment import (
     turn_image,
     turn_label,
 )
+from datasets.seg.bands import PICTURES, BandImage, by_bands, open_bands
 from datasets.seg.classes import IGNORE, UNKNOWN, ClassTable
-from datasets.seg.files import ImageFile, LabelFile, open_image
+from datasets.seg.files import ImageFile, LabelFile
+from datasets.seg.pixels import Pixels
 from lib.base.errors import UserError
 from lib.base.names import check_name
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (*PICTURES, ".npy", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -38,42 +40,6 @@ class Sample:
     name: str
     image: Path | ZipPath
     label: Path | ZipPath | None
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """How grey levels become the network's input: (level - mean) / std, channels in ``color_order``.
-
-    Attributes:
-        color_order: "bgr" or "rgb".
-        mean, std: one number a channel, in that order, on the 0..255 scale.
-    """
-
-    color_order: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        if self.color_order not in ("bgr", "rgb"):
-            raise UserError(f"color_order '{self.color_order}' is unknown: choose bgr or rgb")
-
-    def normalise(self, image: np.ndarray, out: np.ndarray, shift: int = 0) -> None:
-        """Write ``image`` (uint8 [H, W, 3], BGR), brightened by ``shift``, to ``out`` (float32 [3, H, W])."""
-        levels = np.clip(np.arange(256.0) + shift, 0, 255)
-        planes = cv2.split(image)
-        if self.color_order == "rgb":
-            planes = planes[::-1]
-        for plane, mean, std, target in zip(planes, self.mean, self.std, out, strict=True):
-            # There are 256 possible answers: one look-up does the shift, its saturation, and the normalisation.
-            cv2.LUT(plane, ((levels - mean) / std).astype(np.float32), dst=target)
-
-    def restore(self, image: torch.Tensor) -> np.ndarray:
-        """The grey levels behind a normalised ``image`` (float [3, H, W]), rounded: uint8 [H, W, 3], BGR."""
-        std, mean = torch.tensor([self.std, self.mean], dtype=torch.float32, device=image.device)[..., None, None]
-        levels = (image.detach().float() * std + mean).round_().clamp_(0, 255).to(torch.uint8)
-        if self.color_order == "rgb":
-            levels = levels.flip(0)
-        return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
 def list_samples(root: str | Path, split: str, labelled: bool = True) -> list[Sample]:
@@ -147,13 +113,13 @@ def _files_by_stem(
     return files
 
 
-def open_pair(sample: Sample) -> tuple[ImageFile, LabelFile | None]:
-    """Open a sample's image and label (None without a label).
+def open_pair(sample: Sample, bands: int = 3) -> tuple[ImageFile | BandImage, LabelFile | None]:
+    """Open a sample's image of ``bands`` bands and its label (None without a label).
 
     Raises:
-        UserError: a file is unreadable, cut off or damaged, or the two differ in size.
+        UserError: a file is unreadable, cut off or damaged, the two differ in size, or the image has other bands.
     """
-    image = open_image(sample.image)
+    image = open_bands(sample.image, bands)
     if sample.label is None:
         return image, None
     label = LabelFile(sample.label)
@@ -180,13 +146,14 @@ def _meta(sample: Sample, size: tuple[int, int]) -> dict:
 class TrainDataset(Dataset):
     """Augmented crops for training. Everything random about one derives from (seed, epoch, index).
 
-    An item is {"image": float32 [3, h, w], "label": int64 [h, w], "meta": {...}} with (w, h) the crop size. Where the
-    resized image is smaller than the crop, the image is 0 (the mean grey level) and the label ``IGNORE``.
+    An item is {"image": float32 [C, h, w], "label": int64 [h, w], "meta": {...}} with (w, h) the crop size and C the
+    bands that ``pixels`` has. Where the resized image is smaller than the crop, the image is 0 (the mean grey level)
+    and the label ``IGNORE``.
 
     Args:
         samples: labelled samples.
         table: the dataset's classes.
-        pixels: colour order and normalisation.
+        pixels: bands, colour order and normalisation.
         augmentation: what is random.
         seed: 0 or more.
     """
@@ -206,7 +173,7 @@ class TrainDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict:
         """Read, check and augment sample ``index`` as ``epoch`` shows it, for ``key`` = (epoch, index)."""
         sample = self.samples[key[1]]
-        image, label = open_pair(sample)
+        image, label = open_pair(sample, self.pixels.bands)
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
         chosen = draw(self.augmentation, image.size, rng)
         if self.augmentation.category_max_ratio == 1:
@@ -215,7 +182,7 @@ class TrainDataset(Dataset):
         chosen = self._redraw(sample, ids, image.size, chosen, rng)
         return self.augment(sample, image.decode(needed_rows(chosen, image.size)), ids, image.size, chosen)
 
-    def crop(self, sample: Sample, image: ImageFile, label: LabelFile, chosen: Draw) -> dict:
+    def crop(self, sample: Sample, image: ImageFile | BandImage, label: LabelFile, chosen: Draw) -> dict:
         """Turn an opened ``sample`` into an item, given its random choices; decode what they need."""
         rows = needed_rows(chosen, image.size)
         return self.augment(sample, image.decode(rows), label.decode(rows), image.size, chosen)
@@ -224,11 +191,16 @@ class TrainDataset(Dataset):
         self, sample: Sample, image: np.ndarray, label: np.ndarray, size: tuple[int, int], chosen: Draw
     ) -> dict:
         """Turn a decoded ``sample`` of ``size`` (height, width), or its first rows, into an item."""
-        part = _image_part(image, size, chosen)
+        part = by_bands(_image_part, image, size, chosen)
         if chosen.distortion:
+            if part.dtype != np.uint8:
+                raise UserError(
+                    f"data.photometric=true distorts 8-bit colours, but {sample.image} is {part.dtype}: "
+                    "set data.photometric=false"
+                )
             part = chosen.distortion.apply(part)
         if chosen.flip and chosen.resize == "once":
-            part = cv2.flip(part, 1)
+            part = by_bands(cv2.flip, part, 1)
         train_ids = self._crop_label(sample, label, size, chosen)
 
         crop_width, crop_height = self.augmentation.crop_size
@@ -238,10 +210,10 @@ class TrainDataset(Dataset):
             x = crop_width - width - x
         inside = (..., slice(y, y + height), slice(x, x + width))
         if (height, width) == (crop_height, crop_width):
-            image_out = np.empty((3, crop_height, crop_width), np.float32)
+            image_out = np.empty((self.pixels.bands, crop_height, crop_width), np.float32)
             label_out = train_ids.astype(np.int64)
         else:
-            image_out = np.zeros((3, crop_height, crop_width), np.float32)
+            image_out = np.zeros((self.pixels.bands, crop_height, crop_width), np.float32)
             label_out = np.full((crop_height, crop_width), IGNORE, np.int64)
             label_out[inside] = train_ids
         self.pixels.normalise(part, image_out[inside], chosen.shift)
@@ -287,7 +259,7 @@ def needed_rows(chosen: Draw, size: tuple[int, int]) -> int:
 
 
 def _image_part(image: np.ndarray, size: tuple[int, int], chosen: Draw) -> np.ndarray:
-    """The pixels in the chosen window, uint8 [h, w, 3]; mirrored where they are to be, unless that comes last."""
+    """The pixels in the chosen window, [h, w, C]; mirrored where they are to be, unless that comes last."""
     if chosen.resize != "once":
         return steps.crop_image(image, chosen, size)
     if chosen.angle:
@@ -305,13 +277,13 @@ def _label_part(label: np.ndarray, size: tuple[int, int], chosen: Draw) -> np.nd
 class EvalDataset(Dataset):
     """Whole images, normalised and otherwise as they are, for validation and test.
 
-    An item is {"image": float32 [3, H, W], "label": int64 [H, W], "meta": {...}}; there is no "label" where the sample
-    has none.
+    An item is {"image": float32 [C, H, W], "label": int64 [H, W], "meta": {...}} with C the bands that ``pixels`` has;
+    there is no "label" where the sample has none.
 
     Args:
         samples: labelled or not.
         table: the dataset's classes.
-        pixels: colour order and normalisation.
+        pixels: bands, colour order and normalisation.
     """
 
     def __init__(self, samples: list[Sample], table: ClassTable, pixels: Pixels) -> None:
@@ -329,8 +301,8 @@ class EvalDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         sample = self.samples[index]
-        image, label = open_pair(sample)
-        image_out = np.empty((3, *image.size), np.float32)
+        image, label = open_pair(sample, self.pixels.bands)
+        image_out = np.empty((self.pixels.bands, *image.size), np.float32)
         self.pixels.normalise(image.decode(), image_out)
         item = {"image": torch.from_numpy(image_out), "meta": _meta(sample, image.size)}
         if label is not None:

@@ -54,16 +54,9 @@ def _zstd(data: bytes, size: int) -> bytes:
 
 
 def _packbits(data: bytes, size: int) -> bytes:
-    out, at = bytearray(), 0
-    while at < len(data) and len(out) < size:
-        length = data[at]
-        if length < 128:
-            out += data[at + 1 : at + 2 + length]
-            at += 2 + length
-        else:
-            out += data[at + 1 : at + 2] * (257 - length if length > 128 else 0)
-            at += 2 if length > 128 else 1
-    return bytes(out)
+    from imagecodecs import packbits_decode
+
+    return packbits_decode(data, out=size)
 
 
 DECODERS: dict[int, tuple[Callable[[bytes, int], bytes], int]] = {
@@ -127,7 +120,7 @@ class Picture:
         return self.size, self.dtype, self.samples
 
     def check(self, content: bytes) -> None:
-        """Raise ``TiffError`` unless all segments lie in ``content`` and can hold as many samples as there should be."""
+        """Raise ``TiffError`` unless all segments lie in ``content`` and may hold all samples that there should be."""
         (height, width), segment, samples = self.size, self.segment, self.samples
         compression = self.one(COMPRESSION, 1)
         if compression not in DECODERS:

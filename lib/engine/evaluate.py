@@ -18,7 +18,7 @@ from lib.engine.task import Tally, Task
 from lib.weights.loading import load_weights
 
 Visitor = Callable[[dict[str, Any], Tensor, np.ndarray], None]
-"""What to do with one result: its meta, the network's input [3, H, W], the prediction."""
+"""What to do with one result: its meta, the network's input [C, H, W], the prediction."""
 
 
 class Evaluator:

@@ -110,7 +110,7 @@ def start_worker(_worker: int) -> None:
 class Loader(DataLoader):
     """A DataLoader of batches that raises a worker's UserError as it is, and whose workers can be stopped.
 
-    A batch is {"image": float32 [B, 3, H, W], "label": int64 [B, H, W], "meta": list of B dicts}. Use it as a context
+    A batch is {"image": float32 [B, C, H, W], "label": int64 [B, H, W], "meta": list of B dicts}. Use it as a context
     manager, or call ``close``: workers outlive an iteration, ready for the next.
     """
 

@@ -21,6 +21,7 @@ def build_segmentor(
     backbone: Mapping[str, Any],
     head: Mapping[str, Any],
     aux: Mapping[str, Any] | None,
+    in_channels: int = 3,
     align_corners: bool = True,
     init: str = "default",
 ) -> Segmentor:
@@ -32,6 +33,7 @@ def build_segmentor(
         head: ``name`` in ``HEADS`` and its options; ``block``, which heads without a block pass over, holds a
             ``name`` in ``BLOCKS`` and its options.
         aux: the auxiliary head's options (``name`` being ``auxiliary`` unless given), or None for none.
+        in_channels: C, the bands of the image.
         align_corners: see ``Segmentor``.
         init: how the weights start: a name in ``INITIALISATIONS``.
 
@@ -41,7 +43,7 @@ def build_segmentor(
     """
     initialise = choose(INITIALISATIONS, init, path="model.init")
     make_backbone, options = _resolve(BACKBONES, backbone, path="model.backbone")
-    features = make_backbone(**options)
+    features = make_backbone(in_channels=in_channels, **options)
     modules = [_build_head(head, features.channels, num_classes, path="model.head")]
     if aux is not None:
         modules.append(_build_head({"name": "auxiliary", **aux}, features.channels, num_classes, path="model.aux"))

@@ -10,13 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.seg.classes import AUTO, ClassTable, datasets, find_table
+from datasets.seg.classes import ClassTable, find_table
 from lib import config as common
 from lib.base.errors import UserError
 from lib.base.memory import require_memory
 from lib.engine.task import Result
 from lib.keys import (
-    Allowed,
     at_most_entries,
     between,
     bounds,
@@ -31,13 +30,15 @@ from lib.keys import (
     positive_entries,
     probability,
 )
+from lib.tasks._allowed import COLOURS_ALONE, DATASET, ONE_A_BAND, WINDOW_STEP
 from lib.tasks._network import ModelConfig, all_options, network_options, require_room
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, device
 
-    from datasets.seg.dataset import EvalDataset, Pixels, TrainDataset
+    from datasets.seg.dataset import EvalDataset, TrainDataset
+    from datasets.seg.pixels import Pixels
     from lib.base.peers import Peers
     from lib.engine.distribute import World
     from lib.inference import Predictor
@@ -52,18 +53,6 @@ LONGEST_SIDE = 16_384
 
 LOSSES = one_of("ohem", "cross_entropy", "focal", "dice", "lovasz")
 
-WINDOW_STEP = Allowed(
-    lambda config: (
-        "must be above 0: up to 1 in windows, above that in pixels, at most "
-        f"{min(config.val.window or config.data.crop_size)}"
-    ),
-    lambda step, config: 0 < step <= min(config.val.window or config.data.crop_size),
-)
-
-DATASET = Allowed(
-    lambda config: f"choose one of {', '.join([AUTO, *datasets()])}", lambda name, config: name in (AUTO, *datasets())
-)
-
 
 @dataclass
 class DataConfig(common.DataConfig):
@@ -71,12 +60,17 @@ class DataConfig(common.DataConfig):
     """Whose classes and label ids: a table in ``datasets/seg/tables``; ``auto``: ``classes.csv`` in DATA_DIR."""
     include_val: bool = key(False)
     """Train on the validation images too."""
+    bands: int = key(3, between(1, 64))
+    """How many bands, or channels, each image has. Of pictures of 8 bits, 3; a grey one is then made of three equal
+    bands. Others, and images of 16 bits and floats, are ``.npy`` arrays [H, W, C] or TIFFs."""
     color_order: str = key("bgr", one_of("bgr", "rgb"))
-    """Channel order of the network's input: ``bgr`` (Caffe-style weights) or ``rgb``."""
-    mean: list[float] = key([102.9801, 115.9465, 122.7717], length(3), entries_between(-1000, 1000))
-    """Subtracted per channel, in ``color_order``, on the 0..255 scale."""
-    std: list[float] = key([1.0, 1.0, 1.0], length(3), positive_entries(), entries_between(1e-6, 1_000_000))
-    """Divided by per channel after the mean is subtracted."""
+    """Channel order of the network's input where it has three bands: ``bgr`` (Caffe-style weights) or ``rgb``. Other
+    numbers of bands keep the file's order, whatever this says."""
+    mean: list[float] = key([102.9801, 115.9465, 122.7717], ONE_A_BAND, entries_between(-1e9, 1e9))
+    """Subtracted per band, in ``color_order``, on the image's own scale: 0..255 for 8 bits. What is not finite in an
+    image of floats becomes the mean."""
+    std: list[float] = key([1.0, 1.0, 1.0], ONE_A_BAND, positive_entries(), entries_between(1e-9, 1e9))
+    """Divided by per band after the mean is subtracted."""
     crop_size: list[int] = key([769, 769], length(2), positive_entries(), entries_between(1, LONGEST_SIDE))
     """[width, height] of a training sample, in pixels."""
     short_side: int = key(0, between(0, LONGEST_SIDE))
@@ -93,9 +87,10 @@ class DataConfig(common.DataConfig):
     aspect: list[float] = key([0.9, 1.1], length(2), positive_entries(), entries_between(0.1, 10), lower_bound_first())
     """[lowest, highest] random aspect ``a``: width times sqrt(a), height divided by it."""
     brightness: int = key(10, between(0, 255))
-    """Largest random brightness shift, in grey levels either way."""
-    photometric: bool = key(False)
-    """Random brightness, contrast, saturation and hue, as mmsegmentation distorts them; before ``brightness``."""
+    """Largest random brightness shift, in grey levels either way; images of 16 bits and of floats are not shifted."""
+    photometric: bool = key(False, COLOURS_ALONE)
+    """Random brightness, contrast, saturation and hue, as mmsegmentation distorts them; before ``brightness``. For
+    8-bit pictures of three bands alone."""
     rotation: float = key(0.0, between(0, 180))
     """Largest random rotation, in degrees either way; what comes from outside the image is padding."""
     category_max_ratio: float = key(1.0, must("is a share, above 0 and at most 1", lambda share: 0 < share <= 1))
@@ -213,7 +208,7 @@ class Segmentation:
     @cached_property
     def pixels(self) -> "Pixels":
         """How images become the network's input."""
-        from datasets.seg.dataset import Pixels
+        from datasets.seg.pixels import Pixels
 
         data = self.config.data
         return Pixels(color_order=data.color_order, mean=tuple(data.mean), std=tuple(data.std))
@@ -273,10 +268,12 @@ class Segmentation:
         processes, here = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
         images = here * (train.micro_batch or max(1, train.batch_size // processes))
         width, height = data.crop_size
-        # Three float32 and an int64 of each pixel.
+        # A float32 of each band and an int64 of each pixel.
         what = f"a batch of {images} crops of {width} x {height} pixels"
         require_memory(
-            20 * width * height * images, what, "lower train.micro_batch, train.batch_size or data.crop_size"
+            (4 * data.bands + 8) * width * height * images,
+            what,
+            "lower train.micro_batch, train.batch_size or data.crop_size",
         )
 
     def eval_data(self, split: str) -> "EvalDataset":
@@ -291,7 +288,9 @@ class Segmentation:
     def options(self) -> dict[str, Any]:
         """The network's options and those of its input that a checkpoint of another project may contradict."""
         data = self.config.data
-        pixels = {"color_order": data.color_order, "mean": list(data.mean), "std": list(data.std)}
+        # Other projects know pictures.
+        known = ("color_order", "mean", "std") if data.bands == 3 else ()
+        pixels = {name: list(value) if isinstance(value := getattr(data, name), list) else value for name in known}
         return all_options(self.config.model) | {f"data.{name}": value for name, value in pixels.items()}
 
     def network(self) -> "Segmentor":
@@ -303,7 +302,7 @@ class Segmentation:
         options = network_options(self.config.model)
         require_room(len(self.table), options)
         torch.manual_seed(self.config.seed)
-        return build_segmentor(num_classes=len(self.table), **options)
+        return build_segmentor(num_classes=len(self.table), in_channels=self.config.data.bands, **options)
 
     def loss(self, peers: "Peers") -> "SegmentationLoss":
         """The training loss: of the pixels of all ``peers``, or, as ``loss.over`` says, of this process's own."""
@@ -327,7 +326,7 @@ class Segmentation:
         )
 
     def predict(self, network: "Segmentor", image: "Tensor") -> "Tensor":
-        """Train ids, uint8 [B, H, W], of normalised images [B, 3, H, W], by the inference protocol."""
+        """Train ids, uint8 [B, H, W], of normalised images [B, C, H, W], by the inference protocol."""
         from lib.inference import predict
 
         return predict(self.predictor(network, image))

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from datasets.seg.dataset import Pixels
+from datasets.seg.pixels import Pixels
 from lib.base.atomic import write_atomically
 
 WHITE = 255
@@ -68,9 +68,10 @@ def denormalise(image: Tensor, mean: Sequence[float], std: Sequence[float], colo
     """The RGB picture behind a network input.
 
     Args:
-        image: float [3, H, W], normalised: (pixel - mean) / std on the 0..255 scale.
-        mean, std: 3 numbers each, in the input's channel order.
-        color_order: "bgr" or "rgb", the input's channel order.
+        image: float [C, H, W], normalised: (value - mean) / std; what is shown of other than 8-bit pictures of three
+            bands, ``datasets.seg.pixels.as_picture`` says.
+        mean, std: a number for each band, in the input's order.
+        color_order: "bgr" or "rgb", the input's order where it has three bands.
     """
     return np.ascontiguousarray(Pixels(color_order, tuple(mean), tuple(std)).restore(image)[..., ::-1])
 

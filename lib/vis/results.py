@@ -39,7 +39,7 @@ class ResultFiles:
         self.jobs = []
 
     def __call__(self, meta: dict[str, Any], image: Tensor, train_ids: np.ndarray) -> None:
-        """Write one result: its meta, the network's input [3, H, W], the predicted train ids uint8 [H, W]."""
+        """Write one result: its meta, the network's input [C, H, W], the predicted train ids uint8 [H, W]."""
         self.jobs.append(self.pool.submit(self._write, meta["name"], image, train_ids))
         # At most a few results wait in memory, and a failed write stops the run early.
         while len(self.jobs) > 8:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.seg.bands import read_picture
 from datasets.seg.classes import load_table
 from datasets.seg.dataset import list_samples
-from datasets.seg.files import read_image, read_label
+from datasets.seg.files import read_label
 from lib.base.errors import UserError
 from lib.vis.overlay import legend, panel
 
@@ -26,7 +27,7 @@ def comparison_sheet(split: Path, predictions: Path, dataset: str, count: int) -
         if len(rows) == count or not path.exists():
             continue
         prediction, label = (table.train_id_of[read_label(file)] for file in (path, sample.label))
-        rows.append(panel(read_image(sample.image)[..., ::-1], prediction, label, table.palette))
+        rows.append(panel(read_picture(sample.image), prediction, label, table.palette))
         present |= {*np.unique(prediction).tolist(), *np.unique(label).tolist()} & set(range(len(table)))
     if not rows:
         raise UserError(f"{predictions} holds no prediction <name>.png for an image of {split}")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lib.base.errors import UserError
+from lib.weights.bands import fit_bands
 from lib.weights.checked import Checks, check_own, read_checkpoint
 from lib.weights.checkpoints import check_network, import_network, is_foreign, rename_network
 from lib.weights.comparison import COUNTER, compare
@@ -61,7 +62,8 @@ def start_from(model: nn.Module, path: str | Path, options: Mapping[str, Any] | 
     """Let training start from ImageNet weights of the backbone, or from a checkpoint of the whole network.
 
     The latter is one of this project (whose averaged weights count, if it has any), of torchcv or of mmsegmentation. An
-    auxiliary head that it lacks, and a classifier of another number of classes, stay random.
+    auxiliary head that it lacks, and a classifier of another number of classes, stay random. Where its images had
+    another number of bands, the first convolution is spread over the network's (``lib.weights.bands``).
 
     Args:
         options: as for ``load_weights``.
@@ -81,6 +83,7 @@ def start_from(model: nn.Module, path: str | Path, options: Mapping[str, Any] | 
         if renamed is None:
             return load_pretrained(model.backbone, path).summary
         _, state, _ = renamed
+    state, spread = fit_bands(state, model)
     found = check_network(model, state, what, any_classes=True)
     if options and is_foreign(content):
         notes = compare_options(content, options, what)
@@ -89,7 +92,7 @@ def start_from(model: nn.Module, path: str | Path, options: Mapping[str, Any] | 
     told = f"{path.name}: {len(found.matched)} entries of the whole network matched" + (
         f", left random {', '.join(left)}" if left else ""
     )
-    return "\n".join([told, *notes])
+    return "\n".join([told, *([spread] if spread else []), *notes])
 
 
 def load_model(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:

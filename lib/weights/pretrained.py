@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lib.base.errors import UserError
+from lib.weights.bands import fit_bands
 from lib.weights.comparison import COUNTER, compare, describe
 from lib.weights.files import read_file
 from lib.weights.names import Table, rename
@@ -31,19 +32,24 @@ class LoadReport:
     """Entries of the backbone that the file did not need to have."""
     unexpected: list[str]
     """Entries of the file that the backbone has no use for: the classifier."""
+    spread: str | None = None
+    """How the first convolution was made to fit images of another number of bands, if it was."""
 
     @property
     def summary(self) -> str:
         """One line for a log."""
         left_out = f", left out {', '.join(self.unexpected)}" if self.unexpected else ""
-        return f"{self.path.name}: {len(self.matched)} entries matched, {len(self.missing)} missing{left_out}"
+        line = f"{self.path.name}: {len(self.matched)} entries matched, {len(self.missing)} missing{left_out}"
+        return f"{line}, {self.spread}" if self.spread else line
 
 
 def load_pretrained(backbone: nn.Module, path: str | Path) -> LoadReport:
     """Load a classification network's weights, recognised by their names, into a backbone.
 
     ResNets of torchcv, torchvision and mmcv, HRNetV2 and MobileNetV2 of their authors; of a whole segmentation network
-    the part that is called `backbone`.
+    the part that is called `backbone`. For images of another number of bands, C, than the 3 of ImageNet, the first
+    convolution becomes w'[:, c] = w[:, c mod 3] * 3 / C, or for C = 1 the sum over the three, as in timm
+    (``lib.weights.bands``).
 
     Raises:
         UserError: if the file is unreadable, if nothing in it matches, or if it does not fill the backbone exactly:
@@ -52,6 +58,7 @@ def load_pretrained(backbone: nn.Module, path: str | Path) -> LoadReport:
     path = Path(path)
     published = find_state_dict(read_file(path), f"pretrained file {path}")
     state, unknown, classifier = _rename_backbone(published)
+    state, spread = fit_bands(state, backbone)
     found = compare(state, backbone)
     if not found.matched and not found.misshapen:
         raise UserError(
@@ -66,7 +73,7 @@ def load_pretrained(backbone: nn.Module, path: str | Path) -> LoadReport:
     if any(problems.values()):
         raise UserError(f"pretrained file {path} holds another network than the backbone: {describe(problems)}")
     backbone.load_state_dict({name: state[name] for name in found.matched}, strict=False)
-    return LoadReport(path=path, matched=found.matched, missing=found.missing, unexpected=unknown)
+    return LoadReport(path=path, matched=found.matched, missing=found.missing, unexpected=unknown, spread=spread)
 
 
 def _rename_backbone(

@@ -59,6 +59,7 @@ class HRNet(nn.Module):
 
     Args:
         width: channels of the finest branch: 18, 32 or 48; the others have 2, 4 and 8 times as many.
+        in_channels: of the image.
 
     Raises:
         UserError: if there is no network of that width.
@@ -67,12 +68,12 @@ class HRNet(nn.Module):
         channels: the channels of the four outputs: 256, width, width, 15 * width.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, in_channels: int = 3) -> None:
         super().__init__()
         if width not in WIDTHS:
             raise UserError(f"there is no HRNet of width {width}: choose one of {', '.join(map(str, WIDTHS))}")
         widths = tuple(width * 2**branch for branch in range(4))
-        self.stem = nn.Sequential(ConvNormRelu(3, 64, stride=2), ConvNormRelu(64, 64, stride=2))
+        self.stem = nn.Sequential(ConvNormRelu(in_channels, 64, stride=2), ConvNormRelu(64, 64, stride=2))
         self.layer1 = nn.Sequential(
             *(Bottleneck(64 if index == 0 else 256, 64, stride=1, dilations=(1, 1)) for index in range(4))
         )
@@ -92,7 +93,7 @@ class HRNet(nn.Module):
         return [[self.stem], [self.layer1], *later]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Takes B x 3 x H x W, returns four maps of stride 4: of stages 1 to 3 the finest branch, of stage 4 all."""
+        """Takes B x C x H x W, returns four maps of stride 4: of stages 1 to 3 the finest branch, of stage 4 all."""
         stage1 = self.layer1(self.stem(image))
         stage2 = self.stage2([transition(stage1) for transition in self.transition1])
         stage3 = self.stage3([*stage2, self.transition2(stage2[-1])])

@@ -45,6 +45,7 @@ class MobileNetV2(nn.Module):
     From where a stride was given up, the depthwise convolutions have the dilation 2, and 4 after the second such place.
 
     Args:
+        in_channels: of the image.
         output_stride: input size over the size of the last output.
 
     Raises:
@@ -54,11 +55,11 @@ class MobileNetV2(nn.Module):
         channels: the channels of the four outputs.
     """
 
-    def __init__(self, *, output_stride: Literal[8, 16, 32] = 8) -> None:
+    def __init__(self, in_channels: int = 3, *, output_stride: Literal[8, 16, 32] = 8) -> None:
         super().__init__()
         if output_stride not in (8, 16, 32):
             raise UserError(f"output_stride is {output_stride}: choose 8, 16 or 32")
-        self.stem = ConvNormRelu6(3, 32, stride=2)
+        self.stem = ConvNormRelu6(in_channels, 32, stride=2)
         units, widths = [], []
         in_channels, reached, dilation = 32, 2, 1
         for expansion, channels, count, wanted in STAGES:
@@ -88,7 +89,7 @@ class MobileNetV2(nn.Module):
         return [[self.stem], *(list(self.units[first:end]) for first, end in zip([0, *ends], ends, strict=False))]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Takes B x 3 x H x W, returns four outputs of 24, 32, 160 and 320 channels, finest first."""
+        """Takes B x C x H x W, returns four outputs of 24, 32, 160 and 320 channels, finest first."""
         x = self.stem(image)
         outputs = []
         for index, unit in enumerate(self.units):

@@ -47,6 +47,7 @@ class PreActivationResNet(nn.Module):
 
     Args:
         depth: 20, 32, 44, 56 or 110, counted with two convolutions a unit.
+        in_channels: of the image.
         bottleneck: whether units have three convolutions and four times the channels. The spectral non-local paper's
             code builds its networks 56 and 110 so, with the number of units of the paper's.
 
@@ -57,13 +58,13 @@ class PreActivationResNet(nn.Module):
         channels: the channels of the three outputs.
     """
 
-    def __init__(self, depth: int, *, bottleneck: bool = False) -> None:
+    def __init__(self, depth: int, in_channels: int = 3, *, bottleneck: bool = False) -> None:
         super().__init__()
         if depth not in DEPTHS:
             known = ", ".join(map(str, DEPTHS))
             raise UserError(f"there is no pre-activation ResNet of depth {depth}: choose one of {known}")
         expansion = 4 if bottleneck else 1
-        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.stem = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         in_channels = 16
         for stage, width in enumerate((16, 32, 64)):
             units = []
@@ -77,7 +78,7 @@ class PreActivationResNet(nn.Module):
         initialise_convolutions(self)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Takes B x 3 x H x W, returns the outputs of the three stages, finest first, the last one after norm, ReLU."""
+        """Takes B x C x H x W, returns the outputs of the three stages, finest first, the last one after norm, ReLU."""
         x = self.stem(image)
         outputs = []
         for layer in (self.layer1, self.layer2, self.layer3):

@@ -94,6 +94,7 @@ class ResNet(nn.Module):
 
     Args:
         depth: 18, 34, 50, 101 or 152.
+        in_channels: of the image.
         stem: ``deep`` is three 3x3 convolutions of 64, 64 and 128 channels, ``v1c`` three of 32, 32 and 64
             (mmsegmentation), ``plain`` one 7x7 of 64.
         output_stride: input size over the size of the last stage's output.
@@ -113,6 +114,7 @@ class ResNet(nn.Module):
     def __init__(
         self,
         depth: int,
+        in_channels: int = 3,
         *,
         stem: Literal["deep", "v1c", "plain"] = "deep",
         output_stride: Literal[8, 16, 32] = 8,
@@ -126,7 +128,7 @@ class ResNet(nn.Module):
             raise UserError(f"there is no ResNet of depth {depth}: choose one of {', '.join(map(str, DEPTHS))}")
         unit, counts = DEPTHS[depth]
         _check_multi_grid(multi_grid, units=counts[3], output_stride=output_stride)
-        self.stem, in_channels = _make_stem(stem)
+        self.stem, in_channels = _make_stem(stem, in_channels)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=ceil_mode)
         reached = 4
         for index, count in enumerate(counts):
@@ -159,7 +161,7 @@ class ResNet(nn.Module):
         return [[self.stem], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Takes B x 3 x H x W, returns the four stages' outputs, finest first."""
+        """Takes B x C x H x W, returns the four stages' outputs, finest first."""
         x = self.pool(self.stem(image))
         outputs = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -168,14 +170,14 @@ class ResNet(nn.Module):
         return outputs
 
 
-def _make_stem(kind: str) -> tuple[nn.Sequential, int]:
-    """The stem of that kind, of stride 2, and its number of output channels."""
+def _make_stem(kind: str, in_channels: int) -> tuple[nn.Sequential, int]:
+    """The stem of that kind, of stride 2, for images of ``in_channels``, and its number of output channels."""
     if kind == "plain":
-        return nn.Sequential(ConvNormRelu(3, 64, 7, stride=2)), 64
+        return nn.Sequential(ConvNormRelu(in_channels, 64, 7, stride=2)), 64
     if kind not in DEEP_STEMS:
         raise UserError(f"there is no stem {kind!r}: choose {', '.join(DEEP_STEMS)} or plain")
     width = DEEP_STEMS[kind]
-    layers = (ConvNormRelu(3, width, stride=2), ConvNormRelu(width, width), ConvNormRelu(width, 2 * width))
+    layers = (ConvNormRelu(in_channels, width, stride=2), ConvNormRelu(width, width), ConvNormRelu(width, 2 * width))
     return nn.Sequential(*layers), 2 * width
 
 
