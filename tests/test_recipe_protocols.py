@@ -12,7 +12,7 @@ from tests.test_recipes import DATASETS, MMSEG, ON_OTHER_BACKBONES, RECIPES, SPE
 pytestmark = pytest.mark.skipif(not SPEC.is_dir(), reason="the published facts are not here")
 
 TORCHCV = [*RECIPES, *ON_OTHER_BACKBONES]
-OWN = ["camvid/dnl_r101", "camvid/fcn_r101", "cityscapes/demo"]
+OWN = ["camvid/dnl_r101", "camvid/fcn_r101", "custom/dnl_r101", "custom/fcn_r101", "cityscapes/demo"]
 
 
 @cache

@@ -334,7 +334,7 @@ class TestCatalogue:
 
     def test_every_dataset_has_a_script_for_dnl(self):
         folders = [folder for folder in SCRIPTS.iterdir() if folder.is_dir()]
-        assert {folder.name for folder in folders} == {*DATASETS, "camvid"}
+        assert {folder.name for folder in folders} == {*DATASETS, "camvid", "custom"}
         assert all((folder / "run_dnl.sh").is_file() for folder in folders)
 
     def test_all_promised_recipes_exist(self):
