@@ -4,7 +4,9 @@ A task adds its own in its file in ``lib/tasks``. A recipe is a YAML file that n
 defaults; ``lib.recipes`` merges it with its parents and with ``key=value`` from the command line.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from lib.keys import (
     Allowed,
@@ -22,6 +24,20 @@ from lib.keys import (
 
 MOST = 1_000_000_000
 """Iterations: more than any run has, and few enough for all that is computed from them."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Settings that a task found out, which come over those of the recipe's files and below the command line."""
+
+    source: str
+    """Where they come from, as ``explain`` tells it."""
+    values: dict[str, Any]
+    """By the names of their keys."""
+    record: dict[str, Any]
+    """What is set after everything else: that this is done, so that what a run records is taken as it stands."""
+    remedy: str
+    """What to do where a value is none that its key takes."""
 
 
 @dataclass
@@ -165,3 +181,14 @@ class Config:
     val: ValConfig = field(default_factory=ValConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+    def fitted(self, given: Collection[str]) -> Fitted | None:
+        """Settings that follow from what this configuration names, such as the data; a task's schema may know some.
+
+        Args:
+            given: the keys that the command line sets.
+
+        Raises:
+            UserError: they cannot be found out.
+        """
+        return None

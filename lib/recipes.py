@@ -52,7 +52,7 @@ class Recipe:
 
     config: Config
     layers: tuple[Layer, ...]
-    """Parents first, then the file, then the arguments: later ones win."""
+    """Parents first, then the file, then what was found out, then the arguments: later ones win."""
 
     def sources(self, name: str) -> list[str]:
         """What set the key ``name``: nothing, where it has its default; more than one only of a dictionary."""
@@ -61,46 +61,62 @@ class Recipe:
         return found if OmegaConf.is_dict(value) else found[-1:]
 
 
-def load_recipe(file: str | Path | None, overrides: Sequence[str], schema_of: Callable[[str], type]) -> Recipe:
+def load_recipe(
+    file: str | Path | None, overrides: Sequence[str], schema_of: Callable[[str], type], *, fit: bool = True
+) -> Recipe:
     """Merge the defaults, ``file``'s ``_base_`` parents, ``file`` itself and ``overrides``, in this order.
+
+    What the schema finds out from all of that (``Config.fitted``) comes between ``file`` and ``overrides``.
 
     Args:
         file: a recipe, or the ``config.yaml`` of an earlier run; None for the defaults alone.
         overrides: ``key=value`` strings; the value is taken as it stands where the key holds a string and is read
             as YAML elsewhere.
         schema_of: from the name of a task to the schema of its configuration.
+        fit: whether the schema is asked.
 
     Raises:
         UserError: a missing or broken file, an unknown key (with the nearest known one), a value of the wrong type
             or out of range.
     """
-    layers = list(_file_layers(Path(file))) if file else []
+    files = list(_file_layers(Path(file))) if file else []
     pairs = [_split(override) for override in overrides]
-    tasks = [layer.tree["task"] for layer in layers if "task" in layer.tree]
+    tasks = [layer.tree["task"] for layer in files if "task" in layer.tree]
     tasks += [text for name, text in pairs if name == "task"]
     schema = schema_of(str(tasks[-1]) if tasks else Config.task)
-    for layer in layers:
+    for layer in files:
         _check(layer.tree, layer.source, schema)
-    branches = [_branch(schema, name, text) for name, text in pairs]
-    # Files first become one: what a parent says of a dictionary and its child replaces is of no consequence.
-    config = _merge(OmegaConf.structured(schema), OmegaConf.merge({}, *(layer.tree for layer in layers)), str(file))
-    for (name, text), branch in zip(pairs, branches, strict=True):
-        config = _merge(config, branch, f"{name}={text}")
-        layers.append(Layer(f"{name}={text}", branch))
+    words = [Layer(f"{name}={text}", _branch(schema, name, text)) for name, text in pairs]
+    layers, config = [*files, *words], _merged(schema, file, files, words)
+    given = {key.name for key in keys(schema) if any(word.sets(key.name) for word in words)}
+    fitted = config.fitted(given) if fit else None
+    if fitted:
+        measured, record = (Layer(fitted.source, _tree(values)) for values in (fitted.values, fitted.record))
+        layers = [*files, measured, *words, record]
+        config = _merged(schema, file, files, [measured, *words, record])
     if file and not config.recipe:
         if wrong := _wrong_text("recipe", Path(file).stem):
             raise UserError(f"{wrong}: rename {file}, or set recipe")
         config.recipe = Path(file).stem
         layers.append(Layer(f"the name of {file}", {"recipe": config.recipe}))
+    # YAML reads `amp: true` as a boolean.
+    config.train.amp = config.train.amp.lower()
+    for complaint in complaints(config):
+        is_fitted = fitted and complaint.partition("=")[0] in fitted.values.keys() - given
+        raise UserError(f"{fitted.source}: {complaint}; {fitted.remedy}" if is_fitted else complaint)
+    return Recipe(config, tuple(layers))
+
+
+def _merged(schema: type, file: str | Path | None, files: list[Layer], others: list[Layer]) -> Config:
+    """The defaults, ``files`` and ``others``."""
+    # Files first become one: what a parent says of a dictionary and its child replaces is of no consequence.
+    config = _merge(OmegaConf.structured(schema), OmegaConf.merge({}, *(layer.tree for layer in files)), str(file))
+    for layer in others:
+        config = _merge(config, layer.tree, layer.source)
     try:
-        merged = OmegaConf.to_object(config)
+        return OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error.msg or error).splitlines()[0]}") from None
-    # YAML reads `amp: true` as a boolean.
-    merged.train.amp = merged.train.amp.lower()
-    for complaint in complaints(merged):
-        raise UserError(complaint)
-    return Recipe(merged, tuple(layers))
 
 
 def to_yaml(config: Config) -> str:
@@ -209,11 +225,21 @@ def _check_keys(tree: Any, where: str, schema: type, group: type | None = None, 
 
 def _branch(schema: type, name: str, text: str) -> dict[str, Any]:
     """The tree that ``name=text`` on the command line sets."""
-    branch: Any = _parse(schema, name, text)
-    for part in reversed(name.split(".")):
-        branch = {part: branch}
+    branch = _tree({name: _parse(schema, name, text)})
     _check(branch, "the command line", schema)
     return branch
+
+
+def _tree(values: dict[str, Any]) -> dict[str, Any]:
+    """The groups within each other that the names of keys stand for."""
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        *groups, last = name.split(".")
+        branch = tree
+        for group in groups:
+            branch = branch.setdefault(group, {})
+        branch[last] = value
+    return tree
 
 
 def _parse(schema: type, name: str, text: str) -> Any:

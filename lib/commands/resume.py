@@ -13,6 +13,6 @@ def run(options: argparse.Namespace) -> None:
     from lib.tasks import load_config, make_task, open_run
 
     # Another job may be about to change what the run recorded.
-    with RunFolder(load_config(options.config, options.overrides)).claim():
+    with RunFolder(load_config(options.config, options.overrides, fit=False)).claim():
         config, folder = open_run(options.config, options.overrides, needs_run=True)
         resume(make_task(config), config, folder)

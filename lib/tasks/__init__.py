@@ -20,7 +20,7 @@ def tasks() -> dict[str, type[Task]]:
     return {task.name: task for task in found}
 
 
-def load(file: str | Path | None, overrides: Sequence[str]) -> Recipe:
+def load(file: str | Path | None, overrides: Sequence[str], *, fit: bool = True) -> Recipe:
     """A recipe's configuration, in its task's schema, and where it comes from; see ``load_recipe``."""
 
     def schema_of(name: str) -> type:
@@ -28,12 +28,12 @@ def load(file: str | Path | None, overrides: Sequence[str]) -> Recipe:
             raise UserError(f"task={name}: choose one of {', '.join(tasks())}")
         return tasks()[name].schema
 
-    return load_recipe(file, overrides, schema_of)
+    return load_recipe(file, overrides, schema_of, fit=fit)
 
 
-def load_config(file: str | Path | None, overrides: Sequence[str]) -> Config:
+def load_config(file: str | Path | None, overrides: Sequence[str], *, fit: bool = True) -> Config:
     """The configuration alone."""
-    return load(file, overrides).config
+    return load(file, overrides, fit=fit).config
 
 
 def make_task(config: Config) -> Task:
@@ -47,14 +47,16 @@ def open_run(file: str, overrides: Sequence[str], *, needs_run: bool) -> tuple[C
     What the run recorded in its ``config.yaml`` counts, not the recipe; ``overrides`` still come last. With
     ``needs_run`` False, ``checkpoint=FILE`` stands in for a run that was never trained here.
     """
-    config = load_config(file, overrides)
+    # What was measured of the data since the run began is nothing to it.
+    config = load_config(file, overrides, fit=False)
     folder = RunFolder(config)
     if folder.config.exists():
-        recorded = load_config(folder.config, overrides)
+        recorded = load_config(folder.config, overrides, fit=False)
         recorded.recipe, recorded.tag = config.recipe, config.tag
         folder.configuration = recorded
         return recorded, folder
     if needs_run or not config.checkpoint.file:
         remedy = "train it first" if needs_run else "train it first, or give checkpoint=FILE"
         raise UserError(f"there is no run of tag '{config.tag}' in {folder.path}: {remedy}")
-    return config, folder
+    config = load_config(file, overrides)
+    return config, RunFolder(config)

@@ -5,6 +5,7 @@ the time that PyTorch takes to start.
 """
 
 import os
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,18 +20,18 @@ from lib.keys import (
     at_most_entries,
     between,
     bounds,
-    entries,
     entries_between,
     key,
     length,
     lower_bound_first,
     must,
     one_of,
-    or_null,
     positive_entries,
     probability,
 )
 from lib.tasks._allowed import COLOURS_ALONE, DATASET, ONE_A_BAND, WINDOW_STEP
+from lib.tasks._fitting import fitted
+from lib.tasks._loss import LossConfig
 from lib.tasks._network import ModelConfig, all_options, network_options, require_room
 
 if TYPE_CHECKING:
@@ -51,13 +52,17 @@ if TYPE_CHECKING:
 LONGEST_SIDE = 16_384
 """Pixels of a side of a crop, a window or a resized image: OpenCV turns none of more than 32 767."""
 
-LOSSES = one_of("ohem", "cross_entropy", "focal", "dice", "lovasz")
-
 
 @dataclass
 class DataConfig(common.DataConfig):
     dataset: str = key("cityscapes", DATASET)
     """Whose classes and label ids: a table in ``datasets/seg/tables``; ``auto``: ``classes.csv`` in DATA_DIR."""
+    fitted: bool = key(True)
+    """With ``dataset=auto``: whether what ``DATA_DIR/facts.json`` measured comes over the recipe's ``mean``, ``std``,
+    ``crop_size``, ``train.max_iters`` and others (``datasets/seg/fitted.py``), though not over the command line. A
+    configuration that it came over says ``false``."""
+    fitted_to: str = key("")
+    """Where such values came from, for the record."""
     include_val: bool = key(False)
     """Train on the validation images too."""
     bands: int = key(3, between(1, 64))
@@ -97,37 +102,6 @@ class DataConfig(common.DataConfig):
     """A crop with a larger share of one class is drawn again, up to ten times; 1 takes every crop."""
     flip: float = key(0.5, probability())
     """Probability of a horizontal flip."""
-
-
-@dataclass
-class LossConfig:
-    name: str = key("ohem", LOSSES)
-    """Loss of the main output: ``ohem``, ``cross_entropy``, ``focal``, ``dice`` or ``lovasz``; the auxiliary output
-    always has cross entropy."""
-    extra: dict[str, float] = key({}, entries(LOSSES, between(0, 1_000_000)))
-    """Further losses of the main output, of the same names, and their weights, such as ``{lovasz: 1.0}``."""
-    mean: str = key("valid", one_of("valid", "labelled", "all"))
-    """What ``cross_entropy``, ``ohem``, ``focal`` and the auxiliary loss divide their sums by: ``valid``, the pixels
-    that count (with ``ohem`` the hard ones), as in torchcv; ``all``, all pixels, ignored ones too, as in
-    mmsegmentation; ``labelled``, those that are not ignored, hard or not, as with its ``avg_non_ignore``. With class
-    weights, the last two are the sum of the weights of the pixels that are not ignored."""
-    over: str = key("batch", one_of("batch", "process"))
-    """Among whose pixels these means are taken and ``ohem`` chooses the hard ones: those of the whole ``batch``,
-    however processes share it, or, as published, those of each ``process`` by itself; their losses are averaged. Each
-    round of micro-batches has its own; ``dice`` and ``lovasz`` are always those of each process."""
-    focal_gamma: float = key(2.0, between(0, 1000))
-    """Exponent of the focal loss; 0 makes it cross entropy."""
-    focal_alpha: float = key(1.0, between(0, 1_000_000))
-    """Factor of the focal loss; torchcv's has 0.25."""
-    class_weights: bool = key(False)
-    """Whether the weights of the dataset's class table apply; ``dice`` and ``lovasz`` have no use for them."""
-    ohem_threshold: float | None = key(0.7, or_null(probability()))
-    """Pixels whose true class has a lower probability than this are always kept; ``null``: the ``ohem_min_kept`` pixels
-    per image of the largest loss are, and no others."""
-    ohem_min_kept: int = key(100_000, between(1, common.MOST))
-    """At least this many pixels per image are kept."""
-    aux_weight: float = key(0.4, between(0, 1_000_000))
-    """Weight of the auxiliary loss."""
 
 
 @dataclass
@@ -188,6 +162,10 @@ class SegmentationConfig(common.Config):
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     val: ValConfig = field(default_factory=ValConfig)
+
+    def fitted(self, given: Collection[str]) -> common.Fitted | None:
+        """Settings that follow from one's own data."""
+        return fitted(self, given)
 
 
 class Segmentation:
