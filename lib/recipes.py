@@ -62,7 +62,12 @@ class Recipe:
 
 
 def load_recipe(
-    file: str | Path | None, overrides: Sequence[str], schema_of: Callable[[str], type], *, fit: bool = True
+    file: str | Path | None,
+    overrides: Sequence[str],
+    schema_of: Callable[[str], type],
+    text: str | None = None,
+    *,
+    fit: bool = True,
 ) -> Recipe:
     """Merge the defaults, ``file``'s ``_base_`` parents, ``file`` itself and ``overrides``, in this order.
 
@@ -73,13 +78,16 @@ def load_recipe(
         overrides: ``key=value`` strings; the value is taken as it stands where the key holds a string and is read
             as YAML elsewhere.
         schema_of: from the name of a task to the schema of its configuration.
+        text: what stands in place of the contents of ``file``, which is then only what errors name; it has no parents.
         fit: whether the schema is asked.
 
     Raises:
         UserError: a missing or broken file, an unknown key (with the nearest known one), a value of the wrong type
             or out of range.
     """
-    files = list(_file_layers(Path(file))) if file else []
+    files = list(_file_layers(Path(file))) if file and text is None else []
+    if text is not None:
+        files = [_text_layer(text, str(file))]
     pairs = [_split(override) for override in overrides]
     tasks = [layer.tree["task"] for layer in files if "task" in layer.tree]
     tasks += [text for name, text in pairs if name == "task"]
@@ -148,6 +156,17 @@ def _file_layers(file: Path, children: tuple[Path, ...] = (), read: list[Path] |
     for parent in parents:
         yield from _file_layers(file.parent / parent, (*children, file.resolve()), read)
     yield Layer(os.path.normpath(file), tree)
+
+
+def _text_layer(text: str, where: str) -> Layer:
+    """What a text sets, that stands in the file ``where`` among other things."""
+    try:
+        tree = read_text(text)
+    except ValueError as error:
+        raise UserError(f"{where} has no valid YAML there: {error}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{where} must hold 'key: value' lines there")
+    return Layer(where, tree)
 
 
 def _split(override: str) -> tuple[str, str]:

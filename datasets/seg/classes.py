@@ -156,6 +156,20 @@ def parse_table(text: str, dataset: str, where: object) -> ClassTable:
     )
 
 
+def require_same_classes(trained: ClassTable, data: ClassTable, where: object) -> None:
+    """Raise UserError, that names ``where`` the first is from, unless two tables have the same classes and ids."""
+    for index in range(max(len(trained), len(data))):
+        theirs, ours = (
+            f"{table.names[index]} with id {table.id_of[index]}" if index < len(table) else "none"
+            for table in (trained, data)
+        )
+        if theirs != ours:
+            raise UserError(
+                f"{where} was trained on other classes than the data have: class {index} is {theirs} there and {ours} "
+                f"in the class table of {data.dataset}: use its own data, or train on these with pretrained={where}"
+            )
+
+
 def _row(row: dict[str, Any], where: str) -> dict[str, Any]:
     """The values of one row; ``colour`` and ``weight`` are None where it has none."""
     if None in row or None in row.values():

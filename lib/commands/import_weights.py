@@ -20,6 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     import torch
 
+    from lib.recipes import to_yaml
     from lib.tasks import load_config, make_task
     from lib.weights import read_file
     from lib.weights.checkpoints import import_network
@@ -29,10 +30,12 @@ def run(options: argparse.Namespace) -> None:
     if len(files) != 2:
         raise UserError("import-weights needs two files: main.py import-weights SRC DST --config FILE")
     source, destination = files
-    task = make_task(load_config(options.config, overrides))
+    config = load_config(options.config, overrides)
+    task = make_task(config)
     content = read_file(source, kind="checkpoint")
     state, report = import_network(task.network(), content, f"checkpoint {source}", task.options)
-    imported = {"format": FORMAT, "model": state, "iteration": 0}
+    # The texts of a run's checkpoint too, so that the file is enough for whoever uses it.
+    imported = {"format": FORMAT, "model": state, "iteration": 0, "config": to_yaml(config), **task.texts}
     Path(destination).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(Path(destination), lambda file: torch.save(imported, file))
     print(f"{report.summary}\nwritten: {destination}")

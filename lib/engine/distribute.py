@@ -75,21 +75,25 @@ class World:
             raise
 
 
+def choose_device(setting: str) -> torch.device:
+    """The device of this process for ``auto``, ``cpu`` or ``cuda``; a GPU is made the current one."""
+    if setting == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but PyTorch sees no GPU: use device=cpu, or check the driver")
+    if setting == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if local >= torch.cuda.device_count():
+        raise UserError(f"process {local} of this machine has no GPU of its own: set NPROC={torch.cuda.device_count()}")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
 @contextmanager
 def join_world(device: str) -> Iterator[World]:
     """Join the job's processes over nccl (GPU) or gloo (CPU); ``device`` is ``auto``, ``cpu`` or ``cuda``."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda, but PyTorch sees no GPU: use device=cpu, or check the driver")
-    use_cuda = device != "cpu" and torch.cuda.is_available()
-    if use_cuda:
-        local = int(os.environ.get("LOCAL_RANK", 0))
-        if local >= torch.cuda.device_count():
-            raise UserError(
-                f"process {local} of this machine has no GPU of its own: set NPROC={torch.cuda.device_count()}"
-            )
-        torch.cuda.set_device(local)
-    world = World(rank, size, torch.device("cuda", torch.cuda.current_device()) if use_cuda else torch.device("cpu"))
+    world = World(rank, size, choose_device(device))
+    use_cuda = world.device.type == "cuda"
     if size == 1:
         yield world
         return

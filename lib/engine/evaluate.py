@@ -15,7 +15,7 @@ from lib.engine.loader import eval_loader, first_at_hand
 from lib.engine.log import log_to, logger
 from lib.engine.runs import RunFolder
 from lib.engine.task import Tally, Task
-from lib.weights.loading import load_weights
+from lib.weights.loading import fill, read_network, texts_of
 
 Visitor = Callable[[dict[str, Any], Tensor, np.ndarray], None]
 """What to do with one result: its meta, the network's input [C, H, W], the prediction."""
@@ -80,10 +80,15 @@ def evaluate(task: Task, config: Config, run: RunFolder, split: str) -> None:
     path = run.checkpoint(("best", "latest"))
     folder = run.path / split
     with join_world(config.device) as world, ExitStack() as stack:
+        content = read_network(path)
+        texts, notes = texts_of(content), []
+        if note := task.compare(texts, path):
+            notes.append(note)
+        task.adopt(texts, path)
         data = task.eval_data(split)
         network = task.network()
-        notes: list[str] = []
-        iteration = load_weights(network, path, task.options, notes.append)
+        iteration = fill(network, content, path, task.options, notes.append)
+        del content
         network.to(world.device)
         evaluator = Evaluator(task, network, world, config.train)
         loading = {"rank": world.rank, "world_size": world.size, "workers": config.data.workers}

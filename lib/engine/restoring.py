@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lib.base.errors import UserError
 from lib.weights.checked import Checks, describe
-from lib.weights.loading import averaged_weights, check_model, load_checkpoint
+from lib.weights.loading import averaged_weights, check_model, load_checkpoint, texts_of
 
 STATELESS = "stateless"
 """In a checkpoint's ``optimizer``: the parameters of which it had no state, since they had no gradient yet."""
@@ -32,6 +32,8 @@ class Restored:
     loss_names: list[str]
     random: list[dict[str, Tensor]]
     """Of each process."""
+    texts: dict[str, str]
+    """Its configuration and classes; none in old checkpoints."""
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -78,6 +80,7 @@ def read_run(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, bes
         unlogged=unlogged,
         loss_names=names,
         random=_random(checks, state),
+        texts=texts_of(state),
     )
 
 

@@ -19,6 +19,7 @@ from lib.base.atomic import write_atomically
 from lib.base.errors import UserError
 from lib.config import Config
 from lib.recipes import to_yaml
+from lib.weights.files import find_checkpoint
 
 PATIENCE_SECONDS = 2
 """How long a claim waits: the loader's processes outlive a killed run, and hold its lock, for a moment."""
@@ -164,8 +165,7 @@ class RunFolder:
             self.path.rename(self.replaced)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(self.launches, lambda file: file.write("\n".join(launches).encode()))
-        recorded = self._recorded()
-        write_atomically(self.config, lambda file: file.write(recorded.encode()))
+        write_atomically(self.config, lambda file: file.write(self.recorded.encode()))
 
     def settle(self) -> None:
         """The new run has begun: what it replaced goes."""
@@ -185,7 +185,7 @@ class RunFolder:
 
     def record(self, iteration: int) -> None:
         """Let ``config.yaml`` say what the run uses from ``iteration`` on, and, as comments, what it used before."""
-        before, after = self.config.read_text(), self._recorded()
+        before, after = self.config.read_text(), self.recorded
         old, new = (_flat(yaml.safe_load(text)) for text in (before, after))
         words = [f"{key}={_word(old[key])}" for key in old if key not in new or old[key] != new[key]]
         if not words and old.keys() == new.keys():
@@ -196,15 +196,16 @@ class RunFolder:
         content = "\n".join([after + "# Earlier starts of this run used:", *history]) + "\n" if history else after
         write_atomically(self.config, lambda file: file.write(content.encode()))
 
-    def _recorded(self) -> str:
-        """The configuration without the words about a single start, which are no property of the run."""
+    @property
+    def recorded(self) -> str:
+        """The configuration, as YAML, without the words about a single start, which are no property of the run."""
         start = replace(self.configuration.checkpoint, file="")
         return to_yaml(replace(self.configuration, overwrite=False, checkpoint=start))
 
     def checkpoint(self, preference: tuple[str, ...]) -> Path:
-        """The file named by ``checkpoint=FILE``, else the first of the run's own in the order of ``preference``."""
+        """The file or run named by ``checkpoint=``, else the run's own; of a run the first of ``preference``."""
         if self.configuration.checkpoint.file:
-            return Path(self.configuration.checkpoint.file)
+            return find_checkpoint(self.configuration.checkpoint.file, preference)
         for name in preference:
             path = self.checkpoints / f"{name}.pth"
             if path.exists():

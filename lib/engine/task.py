@@ -89,6 +89,23 @@ class Task(Protocol):
         Another project's checkpoint is compared with these, as far as it says how it was made.
         """
 
+    @property
+    def texts(self) -> dict[str, str]:
+        """What a checkpoint carries beside the configuration, so that it is enough to use the network: its classes."""
+
+    def compare(self, texts: dict[str, str], path: Path) -> str | None:
+        """See whether the ``texts`` of the checkpoint ``path`` agree with what the data say.
+
+        Returns:
+            A line for the log where they differ in what a prediction's meaning does not depend on.
+
+        Raises:
+            UserError: a text is damaged, or the classes are others.
+        """
+
+    def adopt(self, texts: dict[str, str], path: Path) -> None:
+        """Use the ``texts`` of the checkpoint ``path`` in place of what the data say."""
+
     def network(self) -> "nn.Module":
         """The network with its first weights; it has ``freeze`` and a ``backbone``, which may learn at its own rate."""
 

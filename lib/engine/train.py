@@ -111,6 +111,7 @@ class Trainer:
         )
         self.val_batches = partial(eval_loader, self.val_data, **loading)
         self.checkpoints = CheckpointFiles(folder.checkpoints, config.checkpoint.keep)
+        self.texts = {"config": folder.recorded, **task.texts}
         self.iteration = 0
         self.has_begun = False
         self.best_score = -1.0
@@ -131,6 +132,7 @@ class Trainer:
         """Take everything from a checkpoint: the next iteration is the one that would have followed."""
         # Learning rates and the like follow the configuration, which the user may have changed.
         found = read_run(path, self.model, self.optimizer, self._best_key)
+        self.task.compare(found.texts, path)
         self.model.load_state_dict(found.model)
         if self.average:
             self.average.network.load_state_dict(found.average)
@@ -377,6 +379,7 @@ class Trainer:
                 "optimizer": optimizer_state(self.optimizer),
                 "schedule": self.schedule.state_dict(),
                 "iteration": self.iteration,
+                **self.texts,
                 "sampler": {"position": self.iteration * self.settings.batch_size},
                 "random": random,
                 self._best_key: self.best_score,

@@ -1,4 +1,7 @@
-"""Tasks: what is trained. A task is one file here, with what it adds to the configuration and the parts of its runs."""
+"""Tasks: what is trained. A task is one file here, with what it adds to the configuration and the parts of its runs.
+
+The file names its class as ``TASK``.
+"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -15,12 +18,12 @@ from lib.recipes import Recipe, load_recipe
 @cache
 def tasks() -> dict[str, type[Task]]:
     """The tasks, by the names that ``task`` gives them in a configuration."""
-    files = sorted(file.stem for file in Path(__file__).parent.glob("[!_]*.py"))
+    files = sorted(file.stem for file in Path(__file__).parent.glob("[!_]*.py") if "\nTASK = " in file.read_text())
     found = [import_module(f"lib.tasks.{file}").TASK for file in files]
     return {task.name: task for task in found}
 
 
-def load(file: str | Path | None, overrides: Sequence[str], *, fit: bool = True) -> Recipe:
+def load(file: str | Path | None, overrides: Sequence[str], text: str | None = None, *, fit: bool = True) -> Recipe:
     """A recipe's configuration, in its task's schema, and where it comes from; see ``load_recipe``."""
 
     def schema_of(name: str) -> type:
@@ -28,12 +31,14 @@ def load(file: str | Path | None, overrides: Sequence[str], *, fit: bool = True)
             raise UserError(f"task={name}: choose one of {', '.join(tasks())}")
         return tasks()[name].schema
 
-    return load_recipe(file, overrides, schema_of, fit=fit)
+    return load_recipe(file, overrides, schema_of, text, fit=fit)
 
 
-def load_config(file: str | Path | None, overrides: Sequence[str], *, fit: bool = True) -> Config:
+def load_config(
+    file: str | Path | None, overrides: Sequence[str], text: str | None = None, *, fit: bool = True
+) -> Config:
     """The configuration alone."""
-    return load(file, overrides, fit=fit).config
+    return load(file, overrides, text, fit=fit).config
 
 
 def make_task(config: Config) -> Task:

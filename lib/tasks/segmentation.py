@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.seg.classes import ClassTable, find_table
 from lib import config as common
 from lib.base.errors import UserError
 from lib.base.memory import require_memory
@@ -30,6 +29,7 @@ from lib.keys import (
     probability,
 )
 from lib.tasks._allowed import COLOURS_ALONE, DATASET, ONE_A_BAND, WINDOW_STEP
+from lib.tasks._classes import HasClasses
 from lib.tasks._fitting import fitted
 from lib.tasks._loss import LossConfig
 from lib.tasks._network import ModelConfig, all_options, network_options, require_room
@@ -168,7 +168,7 @@ class SegmentationConfig(common.Config):
         return fitted(self, given)
 
 
-class Segmentation:
+class Segmentation(HasClasses):
     """The parts of a run that gives every pixel its class: ``lib.engine.task.Task``, which says what each is for."""
 
     name = "seg"
@@ -177,11 +177,6 @@ class Segmentation:
 
     def __init__(self, config: SegmentationConfig) -> None:
         self.config = config
-
-    @cached_property
-    def table(self) -> ClassTable:
-        """The dataset's classes."""
-        return find_table(self.config.data.dataset, self.config.data.root)
 
     @cached_property
     def pixels(self) -> "Pixels":

@@ -17,6 +17,9 @@ NUMBERED = re.compile(r"iter_(0|[1-9][0-9]{0,17})\.pth")
 
 LARGEST_ITERATION = 10**15
 
+TEXTS = {"config": 1 << 16, "classes": 1 << 20}
+"""What a checkpoint carries as text, and the most bytes of each: its configuration, YAML; its class table, CSV."""
+
 
 def read_checkpoint(path: str | Path) -> Any:
     """``read_file``, whose errors on a damaged file name another one of its run, if there is any."""
@@ -116,4 +119,9 @@ def check_own(state: Any, path: Path, own_format: int) -> dict[str, Any]:
             checks.tensors(state, name)
     if "iteration" in state:
         checks.count(state, "iteration")
+    for name, most in TEXTS.items():
+        if name in state:
+            text = checks.kind(state[name], name, str, "a text")
+            if len(text.encode("utf-8", "surrogatepass")) > most:
+                raise checks.wrong(name, f"is longer than the {most:,} bytes that it may have")
     return state

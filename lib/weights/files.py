@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from lib.weights.unpickle import read_data
 
 LARGEST = 1 << 36
 """Bytes that a checkpoint may have, where the machine's memory does not hold less."""
+
+
+BEST_FIRST = ("best", "latest")
+"""The checkpoint of a run folder that is meant where only the folder is named."""
 
 
 class Damaged(UserError):
@@ -83,3 +88,20 @@ def _diagnose(path: Path) -> str:
     if start.startswith(b"\x80"):
         return "is refused: it is a pickle that is damaged or holds more than tensors"
     return "is not a PyTorch checkpoint"
+
+
+def find_checkpoint(path: str | Path, preference: Sequence[str] = BEST_FIRST) -> Path:
+    """The file that ``path`` names: itself, or, of a run folder or its ``checkpoints``, the first of ``preference``.
+
+    Raises:
+        UserError: it is a folder without any of them.
+    """
+    path = Path(path)
+    if not os.path.isdir(path):
+        return path
+    names = [f"{name}.pth" for name in preference]
+    for folder in (path / "checkpoints", path):
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+    raise UserError(f"{path} is no run folder: it has no checkpoints/{' or '.join(names)}; name one, or a checkpoint")

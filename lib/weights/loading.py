@@ -9,20 +9,32 @@ from torch import nn
 
 from lib.base.errors import UserError
 from lib.weights.bands import fit_bands
-from lib.weights.checked import Checks, check_own, read_checkpoint
+from lib.weights.checked import TEXTS, Checks, check_own, read_checkpoint
 from lib.weights.checkpoints import check_network, import_network, is_foreign, rename_network
 from lib.weights.comparison import COUNTER, compare
-from lib.weights.files import read_file
+from lib.weights.files import find_checkpoint, read_file
 from lib.weights.pretrained import load_pretrained
 from lib.weights.recorded import compare_options
 
 FORMAT = 1
-"""Of this project's checkpoints: a dictionary with ``format``, ``model`` and ``iteration``, and what a run adds."""
+"""Of this project's checkpoints: a dictionary with ``format``, ``model``, ``iteration``, what a run adds, and the texts
+``config`` and ``classes``, which old ones lack."""
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of this project; raises UserError where the file is missing, cut off or something else."""
     return check_own(read_checkpoint(path), path, FORMAT)
+
+
+def read_network(path: Path) -> Any:
+    """What a checkpoint holds of this project, seen to be sound, of torchcv or of mmsegmentation."""
+    content = read_checkpoint(path)
+    return content if is_foreign(content) else check_own(content, path, FORMAT)
+
+
+def texts_of(content: Any) -> dict[str, str]:
+    """The configuration and class table of what ``read_network`` read; old checkpoints and other people's have none."""
+    return {} if is_foreign(content) else {name: content[name] for name in TEXTS if name in content}
 
 
 def load_weights(
@@ -40,16 +52,25 @@ def load_weights(
             says of them itself must agree.
         tell: takes lines on what was assumed because that checkpoint does not say it.
     """
-    content = read_checkpoint(path)
+    return fill(model, read_network(path), path, options, tell)
+
+
+def fill(
+    model: nn.Module,
+    content: Any,
+    path: Path,
+    options: Mapping[str, Any] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> int:
+    """``load_weights`` of what ``read_network`` read from ``path``."""
     if is_foreign(content):
         state, report = import_network(model, content, f"checkpoint {path}", options)
         model.load_state_dict(state)
         for note in report.notes:
             tell(note)
         return 0
-    state = check_own(content, path, FORMAT)
-    iteration = Checks(path).count(state, "iteration")
-    load_model(model, averaged_weights(state), path)
+    iteration = Checks(path).count(content, "iteration")
+    load_model(model, averaged_weights(content), path)
     return iteration
 
 
@@ -61,9 +82,10 @@ def averaged_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
 def start_from(model: nn.Module, path: str | Path, options: Mapping[str, Any] | None = None) -> str:
     """Let training start from ImageNet weights of the backbone, or from a checkpoint of the whole network.
 
-    The latter is one of this project (whose averaged weights count, if it has any), of torchcv or of mmsegmentation. An
-    auxiliary head that it lacks, and a classifier of another number of classes, stay random. Where its images had
-    another number of bands, the first convolution is spread over the network's (``lib.weights.bands``).
+    A run folder stands for its best checkpoint. One of a whole network is of this project (whose averaged weights
+    count, if it has any), of torchcv or of mmsegmentation; an auxiliary head that it lacks, and a classifier of another
+    number of classes, stay random. Where its images had another number of bands, the first convolution is spread over
+    the network's (``lib.weights.bands``).
 
     Args:
         options: as for ``load_weights``.
@@ -74,7 +96,7 @@ def start_from(model: nn.Module, path: str | Path, options: Mapping[str, Any] | 
     Raises:
         UserError: if the file is unreadable, holds another network or contradicts ``options``.
     """
-    path = Path(path)
+    path = find_checkpoint(path)
     content, what, notes = read_file(path), f"pretrained file {path}", []
     if not is_foreign(content):
         state = averaged_weights(check_own(content, path, FORMAT))
