@@ -118,7 +118,7 @@ def test_tensorboard_shows_losses_learning_rate_scores_and_pictures(trained):
 
 
 def test_val_leaves_scores_labels_and_overlays_and_two_processes_find_the_same(scripts, data_root, trained):
-    outcome = scripts("val", "whole", data_root)
+    outcome = scripts("val", "whole", data_root, "val.boundary_iou=true")
     assert outcome.status == 0, outcome.stderr
     table = load_table("cityscapes")
     assert all(name in outcome.stdout for name in (*table.names, "mean IoU", "pixel accuracy", "frequency-weighted"))
@@ -144,7 +144,9 @@ def test_val_leaves_scores_labels_and_overlays_and_two_processes_find_the_same(s
     extremes = sorted(path.name for path in (folder / "extremes").iterdir())
     assert len(extremes) == len(labels) and (folder / "confusion.png").exists()
 
-    assert scripts("val", "whole", data_root, NPROC="2").status == 0
+    counts = (folder / "images.npz").read_bytes()
+    assert scripts("val", "whole", data_root, "val.boundary_iou=true", NPROC="2").status == 0
+    assert (folder / "images.npz").read_bytes() == counts
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     assert sorted(path.name for path in (folder / "extremes").iterdir()) == extremes
 

@@ -13,6 +13,8 @@ import torch
 
 from datasets.seg.classes import load_table
 from lib.scores import Scores
+from lib.scores.folders import evaluate
+from lib.scores.per_image import ImageCounts
 from lib.tasks.segmentation import DataConfig
 from lib.vis.results import ResultFiles, extremes, write_scores, zip_labels
 
@@ -121,6 +123,25 @@ def test_val_shows_the_worst_and_best_images_with_their_own_scores(val, data_roo
     assert read(folder / "extremes" / expected[0]).shape[1] == 4 * 96 + 3 * 8
 
     assert not (val("val.mode=ss", "val.extremes=0").folder / "extremes").exists()
+
+
+def test_val_and_evaluate_give_the_same_scores_and_each_images_counts_add_up_to_them(val, data_root, tmp_path):
+    done = val("val.mode=ss", "val.boundary_iou=true")
+    evaluate(done.folder / "label", data_root / "val" / "label", "cityscapes", tmp_path / "scores.json", boundary=True)
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    names = [name for name in scores if name not in ("predictions", "labels", "dataset")]
+    assert {"mean_dice", "precision", "recall", "boundary_iou", "mean_boundary_iou", "miou_interval"} <= set(names)
+    assert {name: done.metrics[name] for name in names} == {name: scores[name] for name in names}
+
+    images = ImageCounts.load(done.folder / "images.npz")
+    assert images.names == sorted(path.stem for path in (data_root / "val" / "label").iterdir())
+    assert images.classes == done.metrics["classes"]
+    sums = [counts.sum(axis=0) for counts in (images.intersection, images.predicted, images.labelled)]
+    for iou, right, predicted, labelled in zip(done.metrics["iou"], *sums, strict=True):
+        union = predicted + labelled - right
+        assert iou == (pytest.approx(right / union, rel=1e-12) if union else None)
+
+    assert "boundary_iou" not in val("val.mode=ss").metrics
 
 
 def test_multi_scale_windows_are_recorded_with_their_scores(val):

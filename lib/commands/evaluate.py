@@ -12,6 +12,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--pred", type=Path, required=True, metavar="DIR", help="label PNGs to score, in the dataset's ids")
     add("--gt", type=Path, required=True, metavar="DIR", help="the true label PNGs")
     add("--dataset", required=True, metavar="NAME", help=f"whose classes: one of {', '.join(datasets())}")
+    add("--boundary", action="store_true", help="give boundary IoU (Cheng et al., CVPR 2021) too")
     add("--json", type=Path, metavar="FILE", help="write the scores there too")
     add("--workers", action=AtLeastOne, metavar="N", help="threads, 1 or more (default: one for each core)")
 
@@ -19,4 +20,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from lib.scores.folders import evaluate
 
-    evaluate(options.pred, options.gt, options.dataset, options.json, options.workers)
+    evaluate(options.pred, options.gt, options.dataset, options.json, options.workers, options.boundary)

@@ -29,13 +29,16 @@ class Evaluator:
         network: to evaluate.
         world: the job's processes; each takes its share of the images and their counts are summed.
         settings: precision and memory format of the training hold for the evaluation too.
+        in_full: whether to count what a report tells and training does not.
 
     Attributes:
         tally: of the latest evaluation, over all processes once it is through.
     """
 
-    def __init__(self, task: Task, network: nn.Module, world: World, settings: TrainConfig):
-        self.task, self.network, self.world = task, network, world
+    def __init__(
+        self, task: Task, network: nn.Module, world: World, settings: TrainConfig, *, in_full: bool = False
+    ) -> None:
+        self.task, self.network, self.world, self.in_full = task, network, world, in_full
         self.bfloat16 = use_bfloat16(settings.amp, world.device)
         self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.tally: Tally
@@ -53,7 +56,7 @@ class Evaluator:
             Whether it came to its end.
         """
         device = self.world.device
-        self.tally = self.task.tally(device)
+        self.tally = self.task.tally(device, self.in_full)
         was_training = self.network.training
         self.network.eval()
         for batch in batches:
@@ -90,7 +93,7 @@ def evaluate(task: Task, config: Config, run: RunFolder, split: str) -> None:
         iteration = fill(network, content, path, task.options, notes.append)
         del content
         network.to(world.device)
-        evaluator = Evaluator(task, network, world, config.train)
+        evaluator = Evaluator(task, network, world, config.train, in_full=True)
         loading = {"rank": world.rank, "world_size": world.size, "workers": config.data.workers}
         loader = stack.enter_context(eval_loader(data, **loading))
         batches = first_at_hand(loader, world)

@@ -119,8 +119,8 @@ class Task(Protocol):
     def protocol(self) -> dict[str, Any]:
         """How predictions are made, for the record; ``mode`` in a word."""
 
-    def tally(self, on: "torch.device") -> Tally:
-        """Counts of nothing yet."""
+    def tally(self, on: "torch.device", in_full: bool = False) -> Tally:
+        """Counts of nothing yet; ``in_full`` for a ``report``, which may tell what training has no time to count."""
 
     def describe(self, scores: Any) -> Result:
         """What the run tells of a tally's scores."""

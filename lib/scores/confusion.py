@@ -1,13 +1,20 @@
-"""The confusion matrix of a segmentation, counted on the device."""
+"""The confusion matrix of a segmentation, counted on the device, and what else an evaluation counts."""
 
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lib.base.errors import UserError
 from lib.base.peers import Peers
+from lib.scores.boundary import boundary_counts
 from lib.scores.segmentation import Scores
+
+WORKERS, MOST_WAITING = 2, 8
+"""Threads that count what lies near contours, and images that may wait for them."""
 
 
 class ConfusionMatrix:
@@ -68,19 +75,26 @@ class ConfusionMatrix:
 
 
 class Tally:
-    """What an evaluation counts: the pixels of all images in one matrix, and each image's own mIoU.
+    """What an evaluation counts: the pixels of all images in one matrix, and each image's own.
 
     Args:
         num_classes, device: as for ``ConfusionMatrix``.
+        boundary: whether pixels near contours are counted too, in threads of their own.
 
     Attributes:
         confusion: of this process's images; of all processes' images once they have summed theirs.
-        image_miou: of each image that this process evaluated, by its name.
+        counts_of: of each image that this process evaluated, by its name: int64 [3, K], the pixels of each class in
+            label and prediction, in the prediction, in the label.
+        boundary: int64 [3, K], the same of pixels near contours, of all processes once they have summed; None where
+            they are not counted.
     """
 
-    def __init__(self, num_classes: int, *, device: torch.device | str = "cpu") -> None:
+    def __init__(self, num_classes: int, *, device: torch.device | str = "cpu", boundary: bool = False) -> None:
         self.confusion = ConfusionMatrix(num_classes, device=device)
-        self.image_miou: dict[str, float] = {}
+        self.counts_of: dict[str, np.ndarray] = {}
+        self.boundary = np.zeros((3, num_classes), np.int64) if boundary else None
+        self._pool = ThreadPoolExecutor(WORKERS) if boundary else None
+        self._jobs: deque[Future[np.ndarray]] = deque()
 
     def add(self, batch: dict[str, Any], predictions: Tensor) -> None:
         """Count train ids [B, H, W] predicted for a batch with labels; those of one without do not count."""
@@ -88,12 +102,27 @@ class Tally:
             return
         for meta, prediction, label in zip(batch["meta"], predictions, batch["label"], strict=True):
             counts = self.confusion.update(prediction, label)
-            self.image_miou[meta["name"]] = Scores.of(counts.cpu().numpy()).miou
+            of_classes = torch.stack([counts.diagonal(), counts.sum(dim=0), counts.sum(dim=1)])
+            self.counts_of[meta["name"]] = of_classes.cpu().numpy()
+            if self._pool:
+                # At most a few images wait in memory.
+                self._collect(MOST_WAITING - 1)
+                pair = (ids.cpu().numpy().astype(np.uint8) for ids in (prediction, label))
+                self._jobs.append(self._pool.submit(boundary_counts, *pair, self.confusion.num_classes))
+
+    def _collect(self, waiting: int) -> None:
+        """Add up what was counted near contours until no more than ``waiting`` images are left."""
+        while len(self._jobs) > waiting:
+            self.boundary += self._jobs.popleft().result()
 
     def sum(self, peers: Peers) -> None:
-        """Add up the counts of all processes."""
+        """Add up the counts of all processes; nothing can be added after that."""
         peers.sum(self.confusion.matrix)
+        if self._pool:
+            self._collect(0)
+            self._pool.shutdown()
+            self.boundary = peers.sum(torch.from_numpy(self.boundary)).numpy()
 
     def scores(self) -> Scores:
-        """Scores of all that was counted."""
+        """Those scores of all that was counted that follow from the matrix alone."""
         return self.confusion.scores()

@@ -17,7 +17,9 @@ from datasets.seg.files import read_label
 from lib.base.atomic import write_atomically
 from lib.base.errors import UserError
 from lib.base.names import printable
-from lib.scores import Scores
+from lib.scores.boundary import boundary_counts
+from lib.scores.full import FullScores
+from lib.scores.per_image import ImageCounts, image_counts
 
 FRAMES = {"cityscapes": re.compile(r"[^_]+_\d{6}_\d{6}")}
 """What files of one image have in common at the start of their names, where that is not all but the suffix.
@@ -37,7 +39,12 @@ class LabelPair:
 
 
 def evaluate(
-    predictions: Path, truths: Path, dataset: str, file: Path | None = None, workers: int | None = None
+    predictions: Path,
+    truths: Path,
+    dataset: str,
+    file: Path | None = None,
+    workers: int | None = None,
+    boundary: bool = False,
 ) -> None:
     """Print the scores of all label images in ``predictions`` against those in ``truths``.
 
@@ -47,6 +54,7 @@ def evaluate(
         dataset: whose classes and ids.
         file: where to write the scores as JSON too.
         workers: threads; as many as there are cores unless given.
+        boundary: whether to give boundary IoU too.
 
     Raises:
         UserError: as ``find_pairs`` and ``count_pair``.
@@ -55,8 +63,7 @@ def evaluate(
     if file is not None and not file.parent.is_dir():
         raise UserError(f"cannot write {file}: {file.parent} is not a folder")
     pairs = find_pairs(predictions, truths, dataset)
-    counts = count_pairs(pairs, table, workers or os.cpu_count() or 1)
-    scores = Scores.of(class_matrix(counts, table))
+    scores = score_pairs(pairs, table, workers or os.cpu_count() or 1, boundary)
     print(f"{len(pairs)} images of {printable(truths)} against {printable(predictions)}\n\n{scores.table(table.names)}")
     if file is not None:
         facts = {"predictions": str(predictions), "labels": str(truths), "dataset": dataset, "images": len(pairs)}
@@ -97,22 +104,40 @@ def find_pairs(predictions: Path, truths: Path, dataset: str) -> list[LabelPair]
     return pairs
 
 
-def count_pairs(pairs: list[LabelPair], table: ClassTable, workers: int) -> np.ndarray:
-    """The sum of ``count_pair`` over all ``pairs``, in ``workers`` threads."""
-    total = np.zeros((256, 256), np.int64)
+@dataclass(frozen=True)
+class PairCounts:
+    """What a pair of label images adds to the scores.
+
+    Attributes:
+        matrix: int64 [K, K + 1], as for ``Scores.of``.
+        boundary: int64 [3, K], as ``boundary_counts`` gives it; None where it is not asked for.
+    """
+
+    matrix: np.ndarray
+    boundary: np.ndarray | None
+
+
+def score_pairs(pairs: list[LabelPair], table: ClassTable, workers: int, boundary: bool = False) -> FullScores:
+    """The scores of all ``pairs``, counted in ``workers`` threads; with ``boundary``, boundary IoU too."""
+    matrix, near = np.zeros((len(table), len(table) + 1), np.int64), np.zeros((3, len(table)), np.int64)
+    counts_of = {}
     # Threads: reading, decoding and counting, which is all the work, run outside the interpreter's lock.
     pool = ThreadPoolExecutor(workers)
     try:
-        outcomes = pool.map(partial(count_pair, table=table), pairs)
-        for counts in tqdm(outcomes, total=len(pairs), unit="image", disable=None, leave=False):
-            total += counts
+        outcomes = pool.map(partial(count_pair, table=table, boundary=boundary), pairs)
+        shown = tqdm(outcomes, total=len(pairs), unit="image", disable=None, leave=False)
+        for pair, counts in zip(pairs, shown, strict=True):
+            matrix += counts.matrix
+            counts_of[str(pair.truth.with_suffix(""))] = image_counts(counts.matrix)
+            if boundary:
+                near += counts.boundary
     finally:
         pool.shutdown(cancel_futures=True)
-    return total
+    return FullScores.of_all(matrix, ImageCounts.of(counts_of, table.names), near if boundary else None)
 
 
-def count_pair(pair: LabelPair, table: ClassTable) -> np.ndarray:
-    """How many pixels have which true id (row) and predicted id (column), int64 [256, 256].
+def count_pair(pair: LabelPair, table: ClassTable, boundary: bool = False) -> PairCounts:
+    """Count the pixels of a pair, with ``boundary`` also those near contours.
 
     Raises:
         UserError: a file is no label image, the two differ in size, or one holds an id that the dataset does not have.
@@ -133,17 +158,20 @@ def count_pair(pair: LabelPair, table: ClassTable) -> np.ndarray:
         unknown = np.flatnonzero(found & (table.train_id_of == UNKNOWN))
         if len(unknown):
             raise UserError(f"label {unknown[0]} in {path} is not a {table.dataset} label id ({table.valid_ids})")
-    return counts
+    near = None
+    if boundary:
+        near = boundary_counts(table.train_id_of[prediction], table.train_id_of[truth], len(table))
+    return PairCounts(class_matrix(counts, table), near)
 
 
 def class_matrix(counts: np.ndarray, table: ClassTable) -> np.ndarray:
-    """The confusion matrix, int64 [K, K + 1], of counts by ids, as for ``Scores.of``: ignored true ids are left out."""
-    matrix = np.zeros((len(table), len(table) + 1), np.int64)
-    predicted_none = table.train_id_of == IGNORE
-    for train_id, label_id in enumerate(table.id_of):
-        matrix[train_id, :-1] = counts[label_id, table.id_of]
-        matrix[train_id, -1] = counts[label_id, predicted_none].sum()
-    return matrix
+    """The confusion matrix, int64 [K, K + 1], as for ``Scores.of``, of counts by true and predicted id [256, 256].
+
+    Ignored true ids are left out.
+    """
+    of_classes = counts[table.id_of]
+    predicted_none = of_classes[:, table.train_id_of == IGNORE].sum(axis=1)
+    return np.column_stack([of_classes[:, table.id_of], predicted_none])
 
 
 def _png_files(folder: Path) -> list[Path]:

@@ -43,12 +43,12 @@ class Scores:
         matrix = matrix.astype(np.float64)
         right, labelled, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)[: len(matrix)]
         total = matrix.sum()
-        iou, accuracy = _ratio(right, labelled + predicted - right), _ratio(right, labelled)
-        share = _ratio(labelled, total)
+        iou, accuracy = ratio(right, labelled + predicted - right), ratio(right, labelled)
+        share = ratio(labelled, total)
         return cls(
-            miou=_mean(iou),
-            pixel_accuracy=float(_ratio(right.sum(), total)),
-            mean_accuracy=_mean(accuracy),
+            miou=mean_of(iou),
+            pixel_accuracy=float(ratio(right.sum(), total)),
+            mean_accuracy=mean_of(accuracy),
             frequency_weighted_iou=float(np.nansum(share * iou)) if total else math.nan,
             iou=iou.tolist(),
             accuracy=accuracy.tolist(),
@@ -67,7 +67,7 @@ class Scores:
     def as_dict(self) -> dict[str, float | list[float | None] | None]:
         """The scores under their names, fit for JSON: None stands for nan."""
         return {
-            name: [_json_number(entry) for entry in value] if isinstance(value, list) else _json_number(value)
+            name: [_json_number(entry) for entry in value] if isinstance(value, list | tuple) else _json_number(value)
             for name, value in vars(self).items()
         }
 
@@ -80,9 +80,9 @@ class Scores:
             [
                 f"{'class':<{width}}  {'IoU %':>6}  {'accuracy %':>10}",
                 rule,
-                *(f"{name:<{width}}  {_percent(iou):>6}  {_percent(accuracy):>10}" for name, iou, accuracy in rows),
+                *(f"{name:<{width}}  {percent(iou):>6}  {percent(accuracy):>10}" for name, iou, accuracy in rows),
                 rule,
-                *(f"{name:<{width}}  {_percent(value):>6}" for name, value in self.means.items()),
+                *(f"{name:<{width}}  {percent(value):>6}" for name, value in self.means.items()),
             ]
         )
 
@@ -96,21 +96,22 @@ class Scores:
         return text.getvalue()
 
 
-def _ratio(part: np.ndarray | np.float64, whole: np.ndarray | np.float64) -> np.ndarray:
+def ratio(part: np.ndarray | np.float64, whole: np.ndarray | np.float64) -> np.ndarray:
     """``part / whole``, nan where ``whole`` is 0."""
     with np.errstate(invalid="ignore"):
         return np.divide(part, whole)
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_of(values: np.ndarray) -> float:
     """Mean of the values that are not nan; nan where all are."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else math.nan
 
 
-def _json_number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _json_number(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A fraction in percent, ``-`` for nan."""
     return "-" if math.isnan(value) else f"{100 * value:.2f}"

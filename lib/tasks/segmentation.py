@@ -152,6 +152,9 @@ class ValConfig(common.ValConfig):
     together where they are no larger."""
     extremes: int = key(5, between(0, 1_000_000))
     """How many of the worst and of the best images, by their own mIoU, ``val`` shows with an error map."""
+    boundary_iou: bool = key(False)
+    """Whether ``val`` and ``test`` also give boundary IoU: that of the pixels within 2 % of the image's diagonal of a
+    contour (Cheng et al., CVPR 2021)."""
     zip: bool = key(False)
     """Whether ``val`` and ``test`` also pack the label images into ``label.zip``."""
 
@@ -309,11 +312,11 @@ class Segmentation(HasClasses):
         """The inference protocol in words and numbers."""
         return {"mode": self.config.val.mode, "protocol": asdict(self.predictor)}
 
-    def tally(self, on: "device") -> "Tally":
+    def tally(self, on: "device", in_full: bool = False) -> "Tally":
         """Counts of no pixel yet."""
         from lib.scores.confusion import Tally
 
-        return Tally(len(self.table), device=on)
+        return Tally(len(self.table), device=on, boundary=in_full and self.config.val.boundary_iou)
 
     def describe(self, scores: "Scores") -> Result:
         """The scores as a run tells them."""
@@ -344,29 +347,9 @@ class Segmentation(HasClasses):
         self, folder: Path, data: "EvalDataset", tally: "Tally", facts: dict[str, Any], world: "World"
     ) -> str | None:
         """Write scores, where there are labels, and the pictures of the extremes; pack what a test server takes."""
-        from lib.vis import results
+        from lib.tasks._report import report
 
-        val = self.config.val
-        if data.labelled:
-            everyones = {name: miou for part in world.gather(tally.image_miou) for name, miou in part.items()}
-            if world.is_main:
-                results.clear_extremes(folder)
-            world.wait()
-            chosen = results.extremes(everyones, val.extremes)
-            # Each process shows those that it evaluated.
-            results.write_extremes(folder, {name: chosen[name] for name in chosen if name in tally.image_miou}, data)
-        world.wait()
-        if not world.is_main:
-            return None
-        facts = facts | self.protocol | {"images": len(data)}
-        scores = tally.scores() if data.labelled else None
-        if scores:
-            results.write_scores(folder, facts, scores, tally.confusion.matrix.cpu().numpy(), self.table)
-        else:
-            results.write_facts(folder, facts)
-        if val.zip:
-            results.zip_labels(folder, [sample.name for sample in data.samples])
-        return scores and scores.table(self.table.names)
+        return report(self.config.val, self.table, folder, data, tally, facts | self.protocol, world)
 
 
 TASK = Segmentation

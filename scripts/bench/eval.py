@@ -31,9 +31,8 @@ from lib.engine.distribute import use_bfloat16
 from lib.inference import Segmentor, predict, predictor, window_starts
 from lib.models import build_segmentor
 from lib.models.blocks import nonlocal_block
-from lib.scores import Scores
 from lib.scores.confusion import ConfusionMatrix
-from lib.scores.folders import LabelPair, class_matrix, count_pairs, find_pairs
+from lib.scores.folders import LabelPair, find_pairs, score_pairs
 from lib.vis.overlay import write_picture
 
 HEIGHT, WIDTH = 1024, 2048
@@ -197,7 +196,7 @@ def measure_folders(pairs: list[LabelPair], table: ClassTable, repeats: int) -> 
     """Seconds for all ``pairs``, in one thread and in one for each core."""
 
     def ours(workers: int) -> list[float]:
-        return Scores.of(class_matrix(count_pairs(pairs, table, workers), table)).iou
+        return score_pairs(pairs, table, workers).iou
 
     if not np.allclose(np.nan_to_num(ours(1)), plain_scores(pairs, table), rtol=0, atol=1e-12):
         raise SystemExit("the two ways score differently: their times cannot be compared")
