@@ -12,8 +12,12 @@ from torch import Tensor
 
 from datasets.seg.pixels import Pixels
 from lib.base.atomic import write_atomically
+from lib.vis.text import put_text, text_width
 
 WHITE = 255
+
+SWATCH = 14
+"""Pixels of a side of a legend's colours."""
 
 
 def colourise(train_ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
@@ -43,24 +47,33 @@ def side_by_side(pictures: Sequence[np.ndarray], gap: int = 8) -> np.ndarray:
     return np.hstack([part for picture in pictures for part in (space, picture)][1:])
 
 
-def legend(names: Sequence[str], palette: np.ndarray, present: Iterable[int], width: int) -> np.ndarray:
-    """Swatches with the names of the ``present`` train ids, in rows that fit ``width`` pixels: [H, width, 3]."""
-    font, scale, swatch, margin = cv2.FONT_HERSHEY_SIMPLEX, 0.45, 14, 6
-    row_height = swatch + 2 * margin
-    items = [(train_id, cv2.getTextSize(names[train_id], font, scale, 1)[0][0]) for train_id in sorted(present)]
+def legend(
+    names: Sequence[str],
+    palette: np.ndarray,
+    present: Iterable[int],
+    width: int,
+    marks: Sequence[tuple[str, np.ndarray]] = (),
+) -> np.ndarray:
+    """Swatches with the names of the ``present`` train ids, in rows that fit ``width`` pixels: [H, width, 3].
+
+    ``marks`` are what the picture shows besides: words and a picture of ``SWATCH`` x ``SWATCH`` pixels.
+    """
+    margin, row_height = 6, SWATCH + 12
+    swatches = [(names[train_id], np.full((SWATCH, SWATCH, 3), palette[train_id])) for train_id in sorted(present)]
+    items = [(name, swatch, text_width(name)) for name, swatch in (*swatches, *marks)]
     corners, left, top = [], margin, 0
-    for _, text_width in items:
-        item_width = swatch + text_width + 3 * margin
+    for _, _, name_width in items:
+        item_width = SWATCH + name_width + 3 * margin
         if left + item_width > width and left > margin:
             left, top = margin, top + row_height
         corners.append((left, top + margin))
         left += item_width
     strip = np.full((top + row_height, width, 3), WHITE, np.uint8)
-    for (train_id, _), (x, y) in zip(items, corners, strict=True):
-        strip[y : y + swatch, x : x + swatch] = palette[train_id]
-        cv2.putText(
-            strip, names[train_id], (x + swatch + margin, y + swatch - 2), font, scale, (0, 0, 0), 1, cv2.LINE_AA
-        )
+    for (name, swatch, _), (x, y) in zip(items, corners, strict=True):
+        # Without a frame, a white swatch would not be seen
+        cv2.rectangle(strip, (x - 1, y - 1), (x + SWATCH, y + SWATCH), (128, 128, 128))
+        strip[y : y + SWATCH, x : x + SWATCH] = swatch[:, : width - x]
+        put_text(strip, name, (x + SWATCH + margin, y - 1))
     return strip
 
 
