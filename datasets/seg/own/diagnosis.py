@@ -11,8 +11,9 @@ import numpy as np
 
 from datasets.seg.own import suspicious_labels as labels
 from datasets.seg.own.facts import PairFacts, Survey
-from datasets.seg.own.finding import Finding, listed, several, share
+from datasets.seg.own.finding import Finding
 from datasets.seg.own.statistics import SPLITS, Totals, finite, spread
+from datasets.seg.own.words import listed, several, share
 
 FEW_IMAGES = 20
 """Train images; DRIVE, the smallest of the datasets in wide use, has 20."""

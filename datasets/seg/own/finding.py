@@ -1,13 +1,7 @@
-"""What a diagnosis says, and the words it says it with."""
+"""What a diagnosis says."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from lib.base.names import printable
-
-LISTED = 8
-"""Names in a sentence; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -25,41 +19,3 @@ class Finding:
     remedy: str
     paths: list[Path] = field(default_factory=list)
     severe: bool = False
-
-
-def several(number: int, singular: str, plural: str | None = None) -> str:
-    """A number and its noun: "1 image", "1,200 images"."""
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
-
-
-def listed(names: Iterable[object], most: int = LISTED) -> str:
-    """Names with commas between, on one line whatever they hold, those beyond ``most`` counted."""
-    shown = [printable(name) for name in names]
-    more = len(shown) - most
-    return ", ".join(shown) if more <= 0 else f"{', '.join(shown[:most])} and {more:,} more"
-
-
-def share(part: float) -> str:
-    """A part of 1 in per cent, with the digits that tell it from nothing and from all."""
-    percent = 100 * part
-    if percent == 0 or percent >= 99.95:
-        return "100%" if part == 1 else "0%" if part == 0 else f"{percent:.4g}%" if percent < 99.9999 else "over 99.99%"
-    if percent < 0.001:
-        return "under 0.001%"
-    return f"{percent:.1f}%" if percent >= 1 else f"{percent:.2g}%"
-
-
-def shown(value: int, colours: bool) -> str:
-    """A label's value as people write it: an id, or a colour as #rrggbb."""
-    return f"#{value:06x}" if colours else str(value)
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Ascending numbers in words: "0..20, 255"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return listed((f"{run[0]}..{run[-1]}" if len(run) > 1 else run[0] for run in runs), most=12)

@@ -8,8 +8,9 @@ from math import gcd
 import numpy as np
 
 from datasets.seg.own.facts import PairFacts
-from datasets.seg.own.finding import Finding, listed, ranges, several, share, shown
+from datasets.seg.own.finding import Finding
 from datasets.seg.own.statistics import Totals
+from datasets.seg.own.words import listed, ranges, several, share, shown
 
 GHOST_EDGES = 0.97
 """Share of a value's pixels that lie on edges: interpolation leaves lines one pixel wide, where it is 1; poles and
