@@ -3,7 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import zip_longest
 from pathlib import Path
+
+import numpy as np
 
 from datasets.seg.own.facts import Entry, PairFacts, Survey
 from datasets.seg.own.finding import Finding
@@ -117,23 +120,26 @@ def _small(facts: PairFacts, totals: Totals, load: Load) -> str:
     return _picture(seen.image if seen.overlay is None else seen.overlay, facts.pair.name, SMALL_BYTES)
 
 
-def _picture(picture, said: str, most: int | None = None) -> str:
+def _picture(picture: np.ndarray, said: str, most: int | None = None) -> str:
     uri = data_uri(picture) if most is None else data_uri(picture, most)
     height, width = picture.shape[:2]
     return f'<img alt="{_text(said)}" title="{_text(said)}" width="{width}" height="{height}" src="{uri}">'
 
 
 def _swatch(entry: Entry) -> str:
-    return f'<i style="background:#{"".join(f"{int(level):02x}" for level in entry.colour)}"></i>'
+    return f'<i style="background:{_colour(entry)}"></i>'
 
 
-def _bar(part: float, longest: float, entry: Entry, said: str) -> str:
-    """A bar in the class's colour; its length is told to those who do not see it."""
+def _colour(entry: Entry) -> str:
+    return "#" + "".join(f"{int(level):02x}" for level in entry.colour)
+
+
+def _bar(part: float, longest: float, colour: str, said: str) -> str:
+    """A bar; its length is told to those who do not see it."""
     width = 100 * part / longest if longest else 0
-    colour = "".join(f"{int(level):02x}" for level in entry.colour)
     return (
         f'<svg role="img" aria-label="{_text(said)}" viewBox="0 0 100 10" preserveAspectRatio="none">'
-        f'<rect width="{max(width, 0.5 * (part > 0)):.2f}" height="10" fill="#{colour}"></rect></svg>'
+        f'<rect width="{max(width, 0.5 * (part > 0)):.2f}" height="10" fill="{colour}"></rect></svg>'
     )
 
 
@@ -151,34 +157,40 @@ def _classes(totals: Totals) -> str:
             f"{_swatch(entry)} {_name(entry.name)}",
             "" if entry.value is None else shown(entry.value, colours),
             share(parts[place]),
-            _bar(parts[place], longest, entry, f"{entry.name}: {share(parts[place])} of the pixels{where}"),
+            _bar(parts[place], longest, _colour(entry), f"{entry.name}: {share(parts[place])} of the pixels{where}"),
             *(f"{totals.counts(split).images[place]:,}" for split in splits),
             f"{weights[place]:.2f}",
         ]
-        kinds_ = ["", "name", "value", "", "bar", *("" for _ in splits), ""]
-        rows.append("".join(f'<td class="{kind}">{cell}</td>' for kind, cell in zip(kinds_, cells, strict=True)))
+        rows.append(cells)
     note = "<p>Below the splits: the number of their labels that have the class. Weight: of the class in the loss.</p>"
-    return _table(head, rows) + note
+    return _table(head, ["", "name", "value", "", "bar"], rows) + note
 
 
-def _table(head: Sequence[str], rows: Iterable[str]) -> str:
-    header = "".join(f'<th scope="col">{_text(cell)}</th>' for cell in head)
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
+def _table(head: Sequence[str], kinds: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; ``kinds``: the looks of its first columns."""
+    header = "".join(_cell("th", kind, _text(cell)) for kind, cell in zip_longest(kinds, head, fillvalue=""))
+    body = "".join(
+        f"<tr>{''.join(_cell('td', kind, cell) for kind, cell in zip_longest(kinds, row, fillvalue=''))}</tr>"
+        for row in rows
+    )
     return f'<div class="wide"><table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(tag: str, kind: str, content: str) -> str:
+    look = f' class="{kind}"' if kind else ""
+    return f"<{tag}{look}>{content}</{tag}>"
 
 
 def _sizes(facts: Sequence[PairFacts]) -> str:
     found = Counter(one.size for one in facts)
     most = found.most_common(1)[0][1] if found else 1
     rows = [
-        f'<td class="name">{width} x {height}</td><td>{number:,}</td><td class="bar"><svg role="img" '
-        f'aria-label="{several(number, "image")}" viewBox="0 0 100 10" preserveAspectRatio="none">'
-        f'<rect width="{100 * number / most:.2f}" height="10" fill="currentColor"></rect></svg></td>'
+        (f"{width} x {height}", f"{number:,}", _bar(number, most, "currentColor", several(number, "image")))
         for (height, width), number in sorted(found.items(), key=lambda item: (-item[1], item[0]))[:MOST_SIZES]
     ]
     more = len(found) - MOST_SIZES
     note = f"<p>And {several(more, 'size')} more.</p>" if more > 0 else ""
-    return _table(["width x height", "images", ""], rows) + note
+    return _table(["width x height", "images", ""], ["name", "", "bar"], rows) + note
 
 
 def _samples(totals: Totals, load: Load) -> str:

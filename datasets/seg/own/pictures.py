@@ -78,7 +78,9 @@ def show(facts: PairFacts, load: Load, entries: Sequence[Entry], side: int = SID
     classes = {entry.id: entry.colour for entry in entries if not entry.ignored}
     present = sorted((-count / label.size, id_) for id_, count in zip(ids.tolist(), counts.tolist(), strict=True))
     small = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
-    over = number_regions(tint(image, small, classes), small, [id_ for id_ in classes if (small == id_).any()])
+    over = tint(image, small, classes)
+    if side > SMALL_SIDE:
+        over = number_regions(over, small, [id_ for id_ in ids.tolist() if id_ in classes])
     return Shown(image, over, [(id_, -part) for part, id_ in present if id_ in classes])
 
 
@@ -119,12 +121,12 @@ def number_regions(picture: np.ndarray, label: np.ndarray, ids: Iterable[int]) -
         if mask.sum() < NUMBERED * label.size:
             continue
         _, radius, _, (x, y) = cv2.minMaxLoc(cv2.distanceTransform(mask, cv2.DIST_L2, 3))
-        text, font, scale = str(id_), cv2.FONT_HERSHEY_SIMPLEX, 0.45
+        text, font, scale = str(id_), cv2.FONT_HERSHEY_SIMPLEX, 0.7
         (width, height), _ = cv2.getTextSize(text, font, scale, 1)
-        if radius < height / 2:
+        if radius < height / 3:
             continue
         at = (x - 1 - width // 2, y - 1 + height // 2)
-        for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+        for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 2)):
             cv2.putText(picture, text, at, font, scale, colour, thickness, cv2.LINE_AA)
     return picture
 
