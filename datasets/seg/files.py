@@ -60,7 +60,8 @@ class ImageFile:
     def _decode_jpeg(self, content: bytes, identity: tuple) -> np.ndarray:
         if not content.startswith(SOI):
             raise self._bad("not a readable PNG or JPEG image" if content else "truncated")
-        return self._checked(read_jpeg(content, identity, self.flags))
+        check_jpeg(content, identity)
+        return self._checked(imdecode(content, self.flags))
 
     def _checked(self, pixels: np.ndarray | None) -> np.ndarray:
         if pixels is None:
@@ -79,17 +80,11 @@ def read_content(path: Path | ZipPath) -> tuple[bytes, tuple]:
     return content, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def read_jpeg(content: bytes, identity: tuple, flags: int) -> np.ndarray | None:
-    """Decode a JPEG as ``cv2.imdecode`` does; raises ``JpegError`` if it is not whole.
-
-    Args:
-        content, identity: of the file, as ``read_content`` returns them.
-        flags: of ``cv2.imdecode``.
-    """
+def check_jpeg(content: bytes, identity: tuple) -> None:
+    """Raise ``JpegError`` unless a JPEG is whole; ``content`` and ``identity`` are what ``read_content`` returned."""
     if identity not in KNOWN_WHOLE:
         check_whole(content)
         KNOWN_WHOLE.add(identity)
-    return imdecode(content, flags)
 
 
 class LabelFile(ImageFile):

@@ -53,7 +53,7 @@ class Npy:
         whole = path.read_bytes() if isinstance(path, ZipPath) else None
         length = require_regular(path, "image", LARGEST) if whole is None else len(whole)
         begin = _read(path, 0, LONGEST_HEADER) if whole is None else whole[:LONGEST_HEADER]
-        if not begin.startswith(SIGNATURE[: max(1, len(begin))]):
+        if not begin.startswith(SIGNATURE[: len(begin)]):
             raise NpyError("no NumPy array (.npy)")
         at = 10 if begin[6:7] == b"\x01" else 12
         if len(begin) < at or begin[6] not in (1, 2, 3):

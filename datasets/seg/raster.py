@@ -5,10 +5,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import BmpImagePlugin, WebPImagePlugin
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from datasets.seg.archive import ZipPath
-from datasets.seg.files import read_content, read_jpeg
+from datasets.seg.files import check_jpeg, read_content
 from datasets.seg.jpeg import SOI, JpegError
 from datasets.seg.npy import SIGNATURE as NPY
 from datasets.seg.npy import Npy, NpyError
@@ -91,15 +94,15 @@ class RasterFile:
             self._source = Tiff.parse(content)
             self._set(self._source.size, self._source.bands, self._source.dtype)
         else:
-            if content.startswith(SOI):
-                pixels = read_jpeg(content, identity, cv2.IMREAD_UNCHANGED)
-                pixels = None if pixels is None else _rgb(pixels, False)
-            elif content[:2] == b"BM" or (content[:4] == b"RIFF" and content[8:12] == b"WEBP"):
-                pixels = self._by_pillow(content)
-            else:
+            plugin = _plugin(content)
+            if plugin is None:
                 wrong = content.startswith(NPY) and "a NumPy array: give its name the ending .npy"
                 raise self._bad(wrong or ("not a readable image" if content else "truncated"))
-            self._pixels = self._checked(pixels)
+            if content.startswith(SOI):
+                check_jpeg(content, identity)
+            elif content[:4] == b"RIFF" and int.from_bytes(content[4:8], "little") + 8 > len(content):
+                raise self._bad("truncated")
+            self._pixels = self._by_pillow(plugin, content)
             self._set(self._pixels.shape[:2], self._pixels.shape[2], self._pixels.dtype)
 
     def _set(self, size: tuple[int, int], bands: int, dtype: np.dtype, packed: int | None = None) -> None:
@@ -115,16 +118,13 @@ class RasterFile:
         needed = pixels * bands * (dtype.itemsize + self.dtype.itemsize)
         require_memory(needed, f"image {self.path}", "cut it into smaller ones")
 
-    def _by_pillow(self, content: bytes) -> np.ndarray:
-        is_webp = content[:4] == b"RIFF"
-        if is_webp and int.from_bytes(content[4:8], "little") + 8 > len(content):
-            raise self._bad("truncated")
-        plugin = WebPImagePlugin.WebPImageFile if is_webp else BmpImagePlugin.BmpImageFile
+    def _by_pillow(self, plugin: type[ImageFile], content: bytes) -> np.ndarray:
+        """The pixels that Pillow, which prints nothing on what it finds wrong, decodes: uint8 [H, W, C]."""
         try:
             # Not by ``Image.open``, whose bound on sizes is another.
             with plugin(io.BytesIO(content)) as image:
                 channels = 3 + (self.alpha and image.mode == "RGBA")
-                bands = channels if image.mode in ("RGB", "RGBA", "RGBX", "P") else 1
+                bands = channels if image.mode in ("RGB", "RGBA", "RGBX", "P", "CMYK") else 1
                 self._set((image.height, image.width), bands, np.dtype(np.uint8))
                 mode = {1: "L", 3: "RGB", 4: "RGBA"}[bands]
                 pixels = np.asarray(image.convert(mode))
@@ -157,12 +157,14 @@ def _png_pixels(png: Png, rows: int, alpha: bool) -> np.ndarray | None:
         return None
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     opacity = pixels[..., 3:] if png.has_alpha and alpha else pixels[..., :0]
-    colours = pixels[..., :1] if png.colour in (GREY, GREY_ALPHA) else _rgb(pixels[..., :3], False)
+    colours = pixels[..., :1] if png.colour in (GREY, GREY_ALPHA) else pixels[..., 2::-1]
     return np.ascontiguousarray(np.concatenate([colours, opacity], 2) if opacity.size else colours)
 
 
-def _rgb(pixels: np.ndarray, alpha: bool) -> np.ndarray:
-    """OpenCV's grey, BGR or BGRA as [H, W, 1], RGB or RGBA."""
-    if pixels.ndim == 2 or pixels.shape[2] == 1:
-        return pixels.reshape(*pixels.shape[:2], 1)
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+def _plugin(content: bytes) -> type[ImageFile] | None:
+    """What of Pillow reads a file that begins so."""
+    if content.startswith(SOI):
+        return JpegImageFile
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return WebPImageFile
+    return BmpImageFile if content[:2] == b"BM" else None
