@@ -65,9 +65,16 @@ def by_bands(change: Callable[..., np.ndarray], image: np.ndarray, *options: obj
     bands = image.shape[2]
     if bands == AT_ONCE:
         return change(image, *options)
-    parts = [change(image[..., first : first + AT_ONCE], *options) for first in range(0, bands, AT_ONCE)]
-    # OpenCV drops the last axis of a single band.
-    return np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=2)
+    parts = []
+    for first in range(0, bands, AT_ONCE):
+        part = image[..., first : first + AT_ONCE]
+        if part.shape[2] == 2:
+            # OpenCV turns two bands by another rounding than one and three.
+            part = np.concatenate([part, part[..., :1]], axis=2)
+        changed = change(part, *options)
+        # It drops the last axis of a single band.
+        parts.append(changed.reshape(*changed.shape[:2], -1)[..., : bands - first])
+    return np.concatenate(parts, axis=2)
 
 
 def read_picture(path: Path | ZipPath) -> np.ndarray:
