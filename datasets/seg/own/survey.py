@@ -1,0 +1,145 @@
+"""The one reading of all images and labels: every file is decoded to its last pixel, and its figures kept."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from datasets.seg.own.facts import Pair, PairFacts
+from datasets.seg.own.labels import RawLabel
+from datasets.seg.raster import read_raster
+from lib.base.errors import UserError
+
+
+class Labels(Protocol):
+    """Where labels come from."""
+
+    def read(self, pair: Pair, size: tuple[int, int]) -> RawLabel: ...
+
+    def sources(self, pair: Pair) -> tuple[Path, ...]: ...
+
+    def recipe(self, pair: Pair) -> str: ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What reading a pair found: its facts, and what its label's values may be (``RawLabel``)."""
+
+    facts: PairFacts
+    form: str
+    palette: np.ndarray | None
+    grey: bool
+    plain: bool
+
+
+def read_all(pairs: Sequence[Pair], labels: Labels | None, workers: int) -> tuple[list[Reading], list[str]]:
+    """Read all pairs by threads, for decoding runs outside the interpreter's lock.
+
+    Args:
+        labels: what reads labels; pairs without label files are read without if it is None.
+
+    Returns:
+        The readings of those that can be read, in order, and a line of what is wrong with each other.
+    """
+
+    def attempt(pair: Pair) -> Reading | str:
+        try:
+            return read_pair(pair, labels)
+        except UserError as error:
+            return str(error)
+
+    outcomes = in_threads(attempt, pairs, workers, "reading")
+    return [one for one in outcomes if isinstance(one, Reading)], [one for one in outcomes if isinstance(one, str)]
+
+
+def in_threads(job: Callable, items: Sequence, workers: int, what: str) -> list:
+    """The results of ``job`` for all items, in order, with a bar of progress on a terminal."""
+    pool = ThreadPoolExecutor(workers)
+    # OpenCV's own threads would only get into the way of these.
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        return list(tqdm(pool.map(job, items), total=len(items), desc=what, unit="pair", disable=None))
+    finally:
+        cv2.setNumThreads(before)
+        pool.shutdown(cancel_futures=True)
+
+
+def read_pair(pair: Pair, labels: Labels | None) -> Reading:
+    """Decode an image and its label and take their figures; raises UserError, which names the bad one."""
+    image = read_raster(pair.image)
+    sums, squares = band_sums(image)
+    raw = labels.read(pair, image.shape[:2]) if labels and labels.sources(pair) else None
+    values, counts, edges = value_counts(raw.values) if raw else np.zeros((3, 0), np.int64)
+    facts = PairFacts(
+        pair=pair,
+        size=image.shape[:2],
+        label_size=raw.values.shape if raw else None,
+        bands=image.shape[2],
+        dtype=image.dtype.name,
+        digest=digest(image),
+        band_sums=sums,
+        band_squares=squares,
+        values=values,
+        counts=counts,
+        edge_counts=edges,
+        lossy=bool(raw and raw.lossy),
+    )
+    if raw is None:
+        return Reading(facts, "", None, False, False)
+    return Reading(facts, raw.form, raw.palette, raw.grey, raw.plain)
+
+
+def digest(image: np.ndarray) -> bytes:
+    """16 bytes that are the same for equal pixels, shapes and types, and for no others."""
+    found = hashlib.sha1(f"{image.shape} {image.dtype}".encode(), usedforsecurity=False)
+    found.update(np.ascontiguousarray(image).data)
+    return found.digest()[:16]
+
+
+def band_sums(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the values of an image [H, W, C] and of their squares, float64 [C] each; those of 8 bits are exact."""
+    pixels = image.shape[0] * image.shape[1]
+    if image.dtype == np.uint8 and image.shape[2] <= 4:
+        mean, std = cv2.meanStdDev(image)
+        return np.rint(mean[:, 0] * pixels), np.rint((std[:, 0] ** 2 + mean[:, 0] ** 2) * pixels)
+    # NaN and infinity go on into the sums, where they are found.
+    with np.errstate(all="ignore"):
+        bands = [image[..., band].astype(np.float64).ravel() for band in range(image.shape[2])]
+        return np.array([band.sum() for band in bands]), np.array([np.dot(band, band) for band in bands])
+
+
+def value_counts(label: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The distinct values of whole numbers [H, W], their pixels, and those with another value beside them (of four).
+
+    Returns int64 [V] each, the values ascending.
+    """
+    edge = np.zeros(label.shape, bool)
+    beside, below = label[:, 1:] != label[:, :-1], label[1:] != label[:-1]
+    edge[:, 1:] |= beside
+    edge[:, :-1] |= beside
+    edge[1:] |= below
+    edge[:-1] |= below
+    if label.dtype in (np.uint8, np.uint16):
+        counts = np.bincount(label.ravel())
+        values = np.flatnonzero(counts)
+        edges = np.bincount(label[edge], minlength=len(counts))
+        return values, counts[values], edges[values]
+    # Sorting all pixels of a colour mask takes longer than to decode it; the first ones of runs are few.
+    first = np.ones(label.shape, bool)
+    first[:, 1:] = beside
+    starts = np.flatnonzero(first)
+    run_values = label.ravel()[starts]
+    lengths = np.diff(starts, append=label.size)
+    values, place = np.unique(run_values, return_inverse=True)
+    counts = np.bincount(place, weights=lengths, minlength=len(values)).astype(np.int64)
+    at_edge, numbers = np.unique(label[edge], return_counts=True)
+    edges = np.zeros(len(values), np.int64)
+    edges[np.searchsorted(values, at_edge)] = numbers
+    return values.astype(np.int64), counts, edges
