@@ -12,7 +12,7 @@ import numpy as np
 from datasets.seg.own import suspicious_labels as labels
 from datasets.seg.own.facts import PairFacts, Survey
 from datasets.seg.own.finding import Finding
-from datasets.seg.own.statistics import SPLITS, Totals, finite, spread
+from datasets.seg.own.statistics import SPLITS, Totals, spread, values
 from datasets.seg.own.words import listed, several, share
 
 FEW_IMAGES = 20
@@ -94,18 +94,6 @@ def _sizes(facts: PairFacts) -> str:
     return f"{facts.pair.image.name} is {of_image}, its mask {of_label}"
 
 
-def lossy_masks(totals: Totals) -> Iterator[Finding]:
-    lossy = [one for one in totals.labelled if one.lossy]
-    if lossy:
-        yield Finding(
-            f"{several(len(lossy), 'mask')} {'is' if len(lossy) == 1 else 'are'} stored with loss (JPEG): near edges "
-            "the values are not what was drawn, and become classes of their own or wrong ones",
-            "export the masks anew as PNG; converting the JPEGs does not bring the values back",
-            [path for one in lossy for path in one.pair.labels],
-            severe=True,
-        )
-
-
 def alone(totals: Totals) -> Iterator[Finding]:
     survey = totals.survey
     pairs = len(totals.labelled)
@@ -132,8 +120,10 @@ def duplicates(totals: Totals) -> Iterator[Finding]:
         if not _constant(one):
             same[one.digest].append(one)
     groups = [group for group in same.values() if len(group) > 1]
-    across = [group for group in groups if len({one.pair.split for one in group}) > 1]
-    within = [group for group in groups if group not in across]
+    across, within = (
+        [group for group in groups if (len({one.pair.split for one in group}) > 1) == several_splits]
+        for several_splits in (True, False)
+    )
     if across:
         yield Finding(
             f"{several(len(across), 'image')} {'is' if len(across) == 1 else 'are'} in more than one split (the same "
@@ -153,11 +143,13 @@ def duplicates(totals: Totals) -> Iterator[Finding]:
 
 def _constant(facts: PairFacts) -> bool:
     """Whether no band of the image changes."""
-    if not finite(facts):
-        return False
-    pixels = facts.size[0] * facts.size[1]
-    mean, square = facts.band_sums / pixels, facts.band_squares / pixels
-    return bool((square - mean**2 <= CONSTANT * np.maximum(square, 1e-30)).all())
+    return bool(_flat(facts.band_sums, facts.band_squares, values(facts)).all())
+
+
+def _flat(sums: np.ndarray, squares: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Bands whose values, as far as they are finite, are all the same; also those without any: bool [bands]."""
+    counts = np.maximum(counts, 1)
+    return squares / counts - (sums / counts) ** 2 <= CONSTANT * squares / counts
 
 
 def empty_images(totals: Totals) -> Iterator[Finding]:
@@ -180,32 +172,35 @@ def empty_images(totals: Totals) -> Iterator[Finding]:
 
 
 def _grey_level(facts: PairFacts) -> float:
-    return float(facts.band_sums.mean()) / (facts.size[0] * facts.size[1])
+    return float((facts.band_sums / np.maximum(values(facts), 1)).mean())
 
 
-def not_numbers(totals: Totals) -> Iterator[Finding]:
-    bad = [one for one in totals.survey.facts if not finite(one)]
+def not_finite(totals: Totals) -> Iterator[Finding]:
+    bad = [one for one in totals.survey.facts if one.band_counts is not None]
     if bad:
+        lost = max(1 - float((values(one) / (one.size[0] * one.size[1])).min()) for one in bad)
         yield Finding(
-            f"{several(len(bad), 'image')} with values that are nan or infinite: a single one makes the loss nan",
-            "replace these values, by the band's mean for instance; mean and deviation were taken without these images",
+            f"{several(len(bad), 'image')} with values that are nan or infinite, or marked as without data (up to "
+            f"{share(lost)} of a band): they are passed over in mean and deviation; to the network they are the mean",
+            "nothing, if these are gaps in the picture; give their pixels an ignored value in the labels",
             [one.pair.image for one in bad],
-            severe=True,
+            severe=lost == 1,
         )
 
 
 def constant_bands(totals: Totals) -> Iterator[Finding]:
-    facts = [one for one in totals.survey.facts if finite(one)]
+    facts = totals.survey.facts
     number = {one.bands for one in facts}
     if len(number) != 1 or all(map(_constant, facts)):
         return
-    pixels = sum(one.size[0] * one.size[1] for one in facts)
-    mean = sum(one.band_sums for one in facts) / pixels
-    square = sum(one.band_squares for one in facts) / pixels
-    flat = np.flatnonzero(square - mean**2 <= CONSTANT * np.maximum(square, 1e-30))
+    sums, squares, counts = (
+        sum(parts) for parts in zip(*((one.band_sums, one.band_squares, values(one)) for one in facts), strict=True)
+    )
+    flat = np.flatnonzero(_flat(sums, squares, counts))
     if len(flat):
+        level = (sums / np.maximum(counts, 1))[flat[0]]
         yield Finding(
-            f"band {listed(flat + 1)} of {number.pop()} is {mean[flat][0]:g} everywhere, in all images",
+            f"band {listed(flat + 1)} of {number.pop()} is {level:g} everywhere, in all images",
             "leave the band out if it has no meaning (an alpha channel, for instance)",
         )
 
@@ -275,8 +270,7 @@ def large_ignored(totals: Totals) -> Iterator[Finding]:
     if ignored > LARGE_IGNORED:
         yield Finding(
             f"{share(ignored)} of all pixels are ignored: the network learns nothing from them",
-            "if they show something (background, other things), make it a class: take its value out of --ignore or "
-            "give it a name in --classes",
+            "if they show something (background, other things), make it a class: give its value a name in --classes",
         )
 
 
@@ -311,14 +305,14 @@ SUSPICIONS: list[Callable[[Totals], Iterator[Finding]]] = [
     no_pairs,
     unread,
     other_sizes,
-    lossy_masks,
+    labels.lossy,
     labels.interpolated,
     labels.unknown_values,
     labels.binary,
     labels.mostly_255,
     labels.one_class,
     duplicates,
-    not_numbers,
+    not_finite,
     mixed_images,
     alone,
     empty_images,

@@ -34,11 +34,12 @@ class PairFacts:
         bands: of the image.
         dtype: NumPy's name of the image's numbers.
         digest: of the image's pixels; equal for images that show the same, whatever their files.
-        band_sums, band_squares: float64 [bands], sums of the image's values and of their squares.
+        band_sums, band_squares: float64 [bands], sums of the image's finite values and of their squares.
         values: int64 [V], the label's distinct values, ascending: ids, or colours as red << 16 | green << 8 | blue.
         counts: int64 [V], pixels of each.
         edge_counts: int64 [V], those of them with a neighbour (of four) of another value.
         lossy: whether the label is a JPEG or WebP with loss.
+        band_counts: int64 [bands], the values summed up; None where all are finite.
     """
 
     pair: Pair
@@ -53,6 +54,7 @@ class PairFacts:
     counts: np.ndarray
     edge_counts: np.ndarray
     lossy: bool = False
+    band_counts: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -180,24 +180,27 @@ def bands(facts: Iterable[PairFacts]) -> int:
 def mean_and_std(facts: Iterable[PairFacts]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation (of the population) of each band over all pixels of all images.
 
-    A grey image among images in colour has its values in all their bands, as it is read. Images of any other number of
-    bands than ``bands``, and those with values that are not finite, are passed over.
+    Values that are not finite do not count. A grey image among images in colour has its values in all their bands, as
+    it is read. Images of any other number of bands than ``bands`` are passed over.
     """
     facts = list(facts)
     number = bands(facts)
-    sums, squares, pixels = np.zeros(number), np.zeros(number), 0
+    sums, squares, counts = np.zeros((3, number))
     for one in facts:
-        if one.bands in (1, number) and finite(one):
+        if one.bands in (1, number):
             sums += one.band_sums
             squares += one.band_squares
-            pixels += one.size[0] * one.size[1]
-    mean = sums / max(pixels, 1)
+            counts += values(one)
+    counts = np.maximum(counts, 1)
+    mean = sums / counts
     # Rounding may bring the variance of a constant band below 0.
-    return mean.tolist(), np.sqrt((squares / max(pixels, 1) - mean**2).clip(0)).tolist()
+    return mean.tolist(), np.sqrt((squares / counts - mean**2).clip(0)).tolist()
 
 
-def finite(facts: PairFacts) -> bool:
-    return bool(np.isfinite(facts.band_sums).all() and np.isfinite(facts.band_squares).all())
+def values(facts: PairFacts) -> np.ndarray:
+    """How many values of each band are summed up, int64 [bands]."""
+    pixels = facts.size[0] * facts.size[1]
+    return np.full(facts.bands, pixels) if facts.band_counts is None else facts.band_counts
 
 
 def measure(survey: Survey) -> dict:

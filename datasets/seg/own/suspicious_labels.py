@@ -64,8 +64,23 @@ def interpolated(totals: Totals) -> Iterator[Finding]:
         )
 
 
+def lossy(totals: Totals) -> Iterator[Finding]:
+    """Masks stored with loss; of no harm where what was read of them has no value that nobody drew."""
+    found = [one for one in totals.labelled if one.lossy]
+    if found:
+        harmed = len(ghosts(totals)) > 0
+        yield Finding(
+            f"{several(len(found), 'mask')} {'is' if len(found) == 1 else 'are'} stored with loss (JPEG): near edges "
+            f"they are not what was drawn{', and have values that nobody drew' if harmed else ''}",
+            "export the masks anew as PNG; converting the JPEGs does not bring the values back",
+            [path for one in found for path in one.pair.labels],
+            severe=harmed,
+        )
+
+
 def unknown_values(totals: Totals) -> Iterator[Finding]:
-    known = {entry.value for entry in totals.survey.entries}
+    # Without any entry no table could be made, which is not the values' fault.
+    known = {entry.value for entry in totals.survey.entries} or set(totals.tally.values.tolist())
     strange = [value for value in totals.tally.values.tolist() if value not in known]
     if strange:
         found = [one for one in totals.labelled if np.isin(one.values, strange).any()]
@@ -96,7 +111,7 @@ def binary(totals: Totals) -> Iterator[Finding]:
         yield Finding(
             f"{held} binary (background and object), but {value if white.ignored else 0} is ignored: a single class "
             "is left, and nothing to learn",
-            f"make {value if white.ignored else 0} a class: take it out of --ignore",
+            f"make {value if white.ignored else 0} a class: leave it out of --ignore, or give it a name in --classes",
             severe=True,
         )
     else:
@@ -118,7 +133,7 @@ def mostly_255(totals: Totals) -> Iterator[Finding]:
         yield Finding(
             f"255 in {share(part)} of all pixels: it commonly marks what is ignored, and here looks like the background"
             + (", but is ignored" if ignored else f"; it is taken as a class, '{entry.name}'"),
-            "if it is the background, make it a class: take 255 out of --ignore"
+            "if it is the background, make it a class: give 255 a name in --classes"
             if ignored
             else "nothing, if that is so; if 255 marks what is to be left out, give --ignore 255",
             severe=ignored,
@@ -127,7 +142,7 @@ def mostly_255(totals: Totals) -> Iterator[Finding]:
 
 def one_class(totals: Totals) -> Iterator[Finding]:
     """Labels that show a single class, or none."""
-    seen = [(one, totals.places(one)) for one in totals.labelled]
+    seen = [(one, totals.places(one)) for one in totals.labelled if totals.classes]
     empty = [one for one, places in seen if not places]
     present = set().union(*(places for _, places in seen))
     if len(present) == 1 and not _binary_and_ignored(totals):
