@@ -48,6 +48,13 @@ def circles(label, at=(20, 30)):
     return drawn.astype(np.int64)
 
 
+def some_classes_each(how):
+    """Three of eight classes in each label, resized."""
+    values = [[(3 * at + step) % 8 for step in (0, 2, 5)] for at in range(30)]
+    labels = [resized(circles(scene(at, values[at], 48, 64)), how) for at in range(30)]
+    return [facts(f"{at:03}", photo(at, 38, 51), label) for at, label in enumerate(labels)]
+
+
 def jpeg(label):
     _, encoded = cv2.imencode(".jpg", label.astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 80])
     return cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED).astype(np.int64)
@@ -160,6 +167,12 @@ CASES = {
         ),
         "colours hardly occur and lie along edges alone (#",
         True,
+    ),
+    "interpolated ids without gaps": lambda: (
+        survey(some_classes_each(cv2.INTER_LINEAR)),
+        survey(some_classes_each(cv2.INTER_NEAREST)),
+        "classes that are areas elsewhere are mere lines in 30 labels",
+        False,
     ),
     "unknown values": lambda: (
         survey(ordinary(), entries([0, 1])),
@@ -311,7 +324,7 @@ CASES = {
     "rare, images": lambda: (
         rare_class(2000, images=2),
         rare_class(2000, images=3),
-        "1 class that hardly occurs, in fewer than 3 train images: class_3 (0.2%, 2 images)",
+        "1 class that hardly occurs, in fewer than 3 train images: class_3 (0.20%, 2 images)",
         False,
     ),
     "ignored": lambda: (

@@ -45,7 +45,9 @@ def diagnose(survey: Survey) -> list[Finding]:
 
 
 def unread(totals: Totals) -> Iterator[Finding]:
-    problems = totals.survey.problems
+    # Pairs that were read but refused are findings of their own.
+    refused = {str(path) for one in totals.survey.facts if not one.pair.split for path in (one.pair.image,)}
+    problems = [line for line in totals.survey.problems if not any(path in line for path in refused)]
     if problems:
         more = f"; and {len(problems) - 3:,} more" if len(problems) > 3 else ""
         yield Finding(
@@ -245,7 +247,9 @@ def few_images(totals: Totals) -> Iterator[Finding]:
     if totals.labelled and train < FEW_IMAGES:
         yield Finding(
             f"very few images: {train} to train on",
-            f"label more, {FEW_IMAGES} at the least; until then start from pretrained weights and train briefly",
+            f"label more, {FEW_IMAGES} at the least; until then start from pretrained weights and train briefly"
+            if train
+            else "say by folders or lists which images are train",
             severe=not train,
         )
 
@@ -307,6 +311,7 @@ SUSPICIONS: list[Callable[[Totals], Iterator[Finding]]] = [
     other_sizes,
     labels.lossy,
     labels.interpolated,
+    labels.blurred,
     labels.unknown_values,
     labels.binary,
     labels.mostly_255,

@@ -29,7 +29,7 @@ def share(part: float) -> str:
         return "100%" if part == 1 else "0%" if part == 0 else f"{percent:.4g}%" if percent < 99.9999 else "over 99.99%"
     if percent < 0.001:
         return "under 0.001%"
-    return f"{percent:.1f}%" if percent >= 1 else f"{percent:.2g}%"
+    return f"{percent:.1f}%" if percent >= 1 else f"{percent:.2f}%" if percent >= 0.1 else f"{percent:.2g}%"
 
 
 def shown(value: int, colours: bool) -> str:
