@@ -395,10 +395,21 @@ def test_values_that_interpolation_made_are_told_once_and_not_as_rare_classes():
 
 
 def test_where_no_table_could_be_made_the_values_are_still_looked_at():
-    found = diagnose(survey(with_labels(lambda label: jpeg(100 * label), lossy=True), table=[]))
-    severe = [finding.what for finding in found if finding.severe]
-    assert len(severe) == 1 and "stored with loss" in severe[0]
-    assert not [finding for finding in found if "class" in finding.what]
+    """That is before they are divided, too."""
+    masks = [to_split(one, "") for one in with_labels(lambda label: jpeg(100 * label), lossy=True)]
+    found = diagnose(survey(masks, table=[]))
+    assert len(found) == 1 and found[0].severe and "stored with loss" in found[0].what
+
+
+def test_pairs_that_were_refused_are_told_once():
+    found = ordinary()
+    found[3] = to_split(replace(found[3], label_size=(9, 9)), "")
+    lines = ["size mismatch: image images/003.png is 32 x 24 but label labels/003.png is 9 x 9", "b.png is truncated"]
+    said = [finding.what for finding in diagnose(survey(found, problems=lines))]
+    assert said == [
+        "1 file could not be used: b.png is truncated",
+        "1 mask of another size than its image: 003.png is 32 x 24, its mask 9 x 9",
+    ]
 
 
 def test_mean_and_deviation_are_those_of_all_train_pixels_in_float64():

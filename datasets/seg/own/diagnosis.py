@@ -244,7 +244,8 @@ def mixed_sizes(totals: Totals) -> Iterator[Finding]:
 
 def few_images(totals: Totals) -> Iterator[Finding]:
     train = sum(one.pair.split == "train" for one in totals.labelled)
-    if totals.labelled and train < FEW_IMAGES:
+    # Before anything is divided there is nothing to count.
+    if any(one.pair.split for one in totals.labelled) and train < FEW_IMAGES:
         yield Finding(
             f"very few images: {train} to train on",
             f"label more, {FEW_IMAGES} at the least; until then start from pretrained weights and train briefly"

@@ -83,7 +83,7 @@ class Survey:
     Attributes:
         recognised: sentences on what the images and labels were taken for, and how they were paired.
         colours: whether label values are colours.
-        entries: classes and ignored values, by ascending id.
+        entries: classes and ignored values, by ascending id; none where no table can be made.
         facts: of all pairs that could be read.
         images_alone: images without a label; labels_alone: labels without an image.
         problems: what could not be read or does not fit, a line each.

@@ -13,7 +13,7 @@ from datasets.seg.own.coco import Coco
 from datasets.seg.own.diagnosis import diagnose
 from datasets.seg.own.facts import Entry, Pair, PairFacts, Survey
 from datasets.seg.own.kinds import Kind, recognise
-from datasets.seg.own.labels import ClassFolders, LabelFiles, unpack
+from datasets.seg.own.labels import ClassFolders, LabelFiles
 from datasets.seg.own.page import html
 from datasets.seg.own.pairing import Pairing, images_only, pair_folders, pair_list
 from datasets.seg.own.split import SHARE, by_lists, divide
@@ -189,12 +189,7 @@ def decide_classes(
             kind, pixels, Wishes(rows, request.classes, request.ignore, request.ignore_background), named
         )
     except TooMany:
-        often = sorted(value for value, _ in pixels.most_common(VOID - 1))
-        entries = [
-            Entry(value, at, show(value, kind.colours), unpack(value) if kind.colours else (at, at, at))
-            for at, value in enumerate(often)
-        ]
-        survey = survey_of(pairing, kind, entries, list(facts))
+        survey = survey_of(pairing, kind, [], list(facts))
         print(report.text(survey, diagnose(survey)), flush=True)
         raise
     pairing.recognised += table.recognised

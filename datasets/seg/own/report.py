@@ -4,6 +4,8 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from datasets.seg.own.facts import Survey
 from datasets.seg.own.finding import Finding
 from datasets.seg.own.page import html
@@ -15,8 +17,8 @@ __all__ = ["html", "text"]
 
 WIDTH = 100
 """Columns that sentences are wrapped at."""
-MOST_CLASSES = 60
-"""Rows of the table; report.html has all."""
+MOST_CLASSES = 40
+"""Rows of the table, of the classes with most pixels; report.html has all."""
 LONGEST_NAME = 32
 
 
@@ -31,7 +33,7 @@ def text(survey: Survey, findings: Sequence[Finding]) -> str:
     parts = [
         ["Recognised", *(line for sentence in survey.recognised for line in _wrapped(sentence, "  - "))],
         ["Images", *(line for fact in image_lines(totals) for line in _wrapped(fact, "  "))],
-        _classes(totals),
+        *([_classes(totals)] if totals.classes else []),
         _findings(findings),
     ]
     return "\n\n".join("\n".join(part) for part in parts)
@@ -43,6 +45,7 @@ def image_lines(totals: Totals) -> list[str]:
     if not facts:
         return ["none"]
     splits = ", ".join(f"{split} {len(totals.of(split)):,}" for split in SPLITS if totals.of(split))
+    splits = splits or several(len(facts), "image")
     lines = [f"{splits}; {sizes(facts)}; {kinds(facts)}"]
     train = totals.of("train")
     if train:
@@ -58,7 +61,8 @@ def _classes(totals: Totals) -> list[str]:
     colours = totals.survey.colours
     rows = [["id", "class", "colour" if colours else "value", "pixels", *splits, "weight"]]
     first = counts[splits[0]] if splits else counts[None]
-    for place, entry in enumerate(totals.classes[:MOST_CLASSES]):
+    chosen = sorted(np.argsort(-first.pixels, kind="stable")[:MOST_CLASSES].tolist())
+    for place, entry in ((place, totals.classes[place]) for place in chosen):
         rows.append(
             [
                 str(entry.id),
@@ -74,7 +78,7 @@ def _classes(totals: Totals) -> list[str]:
     )
     lines = [f"{told} that have it by split, weight", *_aligned(rows, left=(1, 2))]
     if len(totals.classes) > MOST_CLASSES:
-        lines.append(f"  and {len(totals.classes) - MOST_CLASSES} more")
+        lines.append(f"  and {len(totals.classes) - MOST_CLASSES} more, with fewer pixels")
     ignored = sorted({entry.value for entry in totals.survey.entries if entry.ignored and entry.value is not None})
     if ignored:
         values = listed(shown(value, colours) for value in ignored)

@@ -120,9 +120,10 @@ def unknown_values(totals: Totals) -> Iterator[Finding]:
     if strange:
         found = [one for one in totals.labelled if np.isin(one.values, strange).any()]
         names = listed(shown(value, totals.survey.colours) for value in strange)
+        pixels = totals.tally.pixels[np.isin(totals.tally.values, strange)].sum()
         yield Finding(
             f"{several(len(strange), 'value')} in labels that the table of classes does not have: {names} "
-            f"({share(totals.counts().unknown / totals.counts().total)} of the pixels)",
+            f"({share(pixels / totals.counts().total)} of the pixels)",
             "give them a name in the table, or leave them out with --ignore",
             [path for one in found for path in one.pair.labels],
             severe=True,
