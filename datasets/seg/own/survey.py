@@ -74,7 +74,7 @@ def in_threads(job: Callable, items: Sequence, workers: int, what: str) -> list:
 def read_pair(pair: Pair, labels: Labels | None) -> Reading:
     """Decode an image and its label and take their figures; raises UserError, which names the bad one."""
     image = read_raster(pair.image)
-    sums, squares = band_sums(image)
+    sums, squares, band_counts = band_sums(image)
     raw = labels.read(pair, image.shape[:2]) if labels and labels.sources(pair) else None
     values, counts, edges = value_counts(raw.values) if raw else np.zeros((3, 0), np.int64)
     facts = PairFacts(
@@ -86,6 +86,7 @@ def read_pair(pair: Pair, labels: Labels | None) -> Reading:
         digest=digest(image),
         band_sums=sums,
         band_squares=squares,
+        band_counts=band_counts,
         values=values,
         counts=counts,
         edge_counts=edges,
@@ -103,16 +104,23 @@ def digest(image: np.ndarray) -> bytes:
     return found.digest()[:16]
 
 
-def band_sums(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the values of an image [H, W, C] and of their squares, float64 [C] each; those of 8 bits are exact."""
+def band_sums(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Sums of the finite values of an image [H, W, C] and of their squares, float64 [C]; those of 8 bits are exact.
+
+    The third are the numbers of these values, int64 [C], or None where all are finite.
+    """
     pixels = image.shape[0] * image.shape[1]
     if image.dtype == np.uint8 and image.shape[2] <= 4:
         mean, std = cv2.meanStdDev(image)
-        return np.rint(mean[:, 0] * pixels), np.rint((std[:, 0] ** 2 + mean[:, 0] ** 2) * pixels)
-    # NaN and infinity go on into the sums, where they are found.
+        return np.rint(mean[:, 0] * pixels), np.rint((std[:, 0] ** 2 + mean[:, 0] ** 2) * pixels), None
+    bands = [image[..., band].astype(np.float64).ravel() for band in range(image.shape[2])]
     with np.errstate(all="ignore"):
-        bands = [image[..., band].astype(np.float64).ravel() for band in range(image.shape[2])]
-        return np.array([band.sum() for band in bands]), np.array([np.dot(band, band) for band in bands])
+        sums, counts = np.array([band.sum() for band in bands]), None
+    # NaN and infinity go on into a sum; nothing else makes it infinite, for the values are floats of 32 bits.
+    if not np.isfinite(sums).all():
+        bands = [band[np.isfinite(band)] for band in bands]
+        sums, counts = np.array([band.sum() for band in bands]), np.array([len(band) for band in bands])
+    return sums, np.array([np.dot(band, band) for band in bands]), counts
 
 
 def value_counts(label: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
