@@ -2,7 +2,6 @@
 
 import json
 import logging
-import resource
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from lib.base.atomic import write_atomically
 from lib.base.errors import UserError
+from lib.base.memory import peak_bytes
 from lib.base.regular import require_regular
 
 logger = logging.getLogger("trainer")
@@ -145,10 +145,7 @@ class MetricsFile:
 
 def memory_gib(device: torch.device) -> float:
     """Peak memory so far: of the GPU's allocator, or of this process where there is no GPU; in GiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
+    return peak_bytes(device.type) / 2**30
 
 
 def clock(seconds: float) -> str:

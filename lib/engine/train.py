@@ -6,15 +6,14 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from exts.sync_bn import convert_sync_batchnorm
 from lib.base.errors import UserError
 from lib.base.processes import catch_signals
 from lib.config import Config
@@ -29,6 +28,7 @@ from lib.engine.log import MetricsFile, Progress, log_to, logger, memory_gib
 from lib.engine.optimizer import build_optimizer, build_schedule
 from lib.engine.restoring import optimizer_state, read_run
 from lib.engine.runs import RunFolder
+from lib.engine.step import Step, placed
 from lib.engine.task import Task
 from lib.weights.loading import start_from
 
@@ -84,11 +84,7 @@ class Trainer:
         self.notes = []
         if pretrained:
             self.notes.append(start_from(self.model, pretrained, task.options))
-        if world.size > 1:
-            convert_sync_batchnorm(self.model)
-        self.model.freeze(stages=settings.freeze_stages, norm=settings.freeze_norm)
-        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.model.to(world.device, memory_format=self.memory_format)
+        placed(self.model, world, settings)
         self.bfloat16 = use_bfloat16(settings.amp, world.device)
         self.average = WeightAverage(self.model, settings.ema) if settings.ema else None
         self.evaluator = Evaluator(task, self.average.network if self.average else self.model, world, settings)
@@ -238,62 +234,24 @@ class Trainer:
         )
 
     def _open_network(self) -> None:
-        settings, world = self.settings, self.world
-        share = settings.batch_size // world.size
-        self.accumulation = share // (settings.micro_batch or share)
-        self.network: nn.Module = self.model
-        if world.size > 1:
-            self.network = nn.parallel.DistributedDataParallel(
-                self.model,
-                device_ids=[world.device] if world.device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-                # PyTorch learns the graph from the first gradients, and fails where those do not travel at once.
-                static_graph=self.accumulation == 1,
-            )
-        self.network.train()
-        if settings.compile:
-            self.network = torch.compile(self.network)
+        self.step = Step(self.model, self.loss, self.optimizer, self.average, self.world, self.settings)
 
     def _step(self, batches: Iterator[dict]) -> None:
-        """One optimiser step: gradients of all micro-batches, averaged."""
-        losses, files = [], []
-        for part in range(self.accumulation):
-            batch = next(batches)
-            image = batch["image"].to(self.world.device, non_blocking=True, memory_format=self.memory_format)
-            label = batch["label"].to(self.world.device, non_blocking=True)
-            is_last = part == self.accumulation - 1
-            # Gradients travel between processes once a step, with the last micro-batch.
-            with nullcontext() if is_last or self.world.size == 1 else self.network.no_sync():
-                with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bfloat16):
-                    outputs = self.network(image)
-                parts = self.loss(outputs, label)
-                (parts["loss"] / self.accumulation).backward()
-            losses.append(torch.stack([value.detach() for value in parts.values()]))
-            files += [meta["image"] for meta in batch["meta"]]
-        self._update()
-        if list(parts) != self.loss_names:
+        """One optimiser step, and what is to be told of it."""
+        done = self.step(batches, self.iteration + 1)
+        self.lr = self.schedule.get_last_lr()[0]
+        self.schedule.step()
+        self.iteration += 1
+        if done.names != self.loss_names:
             # What a resumed run has not logged yet is of other losses than the user asks for now.
             self.unlogged.clear()
-        self.loss_names = list(parts)
+        self.loss_names = done.names
         self.images_since += self.settings.batch_size
-        self.unchecked.append((self.iteration, files, torch.stack(losses).mean(0)))
+        self.unchecked.append((self.iteration, done.files, done.losses))
         self.progress.advance()
         # Looking at a loss waits for the device: on a GPU only before a row, a validation or a checkpoint.
         if self.world.device.type == "cpu":
             self._check_losses()
-
-    def _update(self) -> None:
-        """From the gradients to the weights of the next iteration."""
-        if self.settings.clip_grad_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm)
-        self.optimizer.step()
-        # At once, so that the next batch goes forward in the memory of these gradients.
-        self.optimizer.zero_grad(set_to_none=True)
-        self.lr = self.schedule.get_last_lr()[0]
-        self.schedule.step()
-        self.iteration += 1
-        if self.average:
-            self.average.update(self.model, self.iteration)
 
     def _check_losses(self) -> None:
         """Bring the losses of the steps since the last call to the host; raises UserError where one is not finite."""

@@ -1,20 +1,13 @@
-"""What the benchmarks share: timing by turns, the description of the machine, and the report."""
+"""What the benchmarks share: timing by turns, and the report."""
 
 import argparse
 import json
-import os
-import platform
-import shlex
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,40 +50,10 @@ def _synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def environment() -> dict[str, str]:
-    """Date, machine, versions and command of a benchmark."""
-    versions = {"Python": platform.python_version(), "PyTorch": torch.__version__}
-    versions |= {"OpenCV": cv2.__version__, "NumPy": np.__version__}
-    found = {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "commit": _commit(),
-        "command": shlex.join(["python", *sys.argv]),
-    }
-    if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _commit() -> str:
-    try:
-        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
 def report(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], figures: dict, file: Path | None) -> None:
     """Print a table and the environment; with ``file``, write ``figures`` and the environment there as JSON."""
+    from lib.base.machine import environment
+
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     print(title)
     for first, *others in [header, ["-" * width for width in widths], *rows]:

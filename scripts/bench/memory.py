@@ -2,13 +2,13 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+
+from lib.base.memory import peak_bytes
 
 HEADROOM = 4 << 30
 """Bytes that must stay free."""
@@ -35,15 +35,3 @@ def added_megabytes(run: Callable[[], object], device: str) -> float:
     before = peak_bytes(device)
     run()
     return (peak_bytes(device) - before) / 1e6
-
-
-def peak_bytes(device: str) -> int:
-    """Highest number of bytes in use so far: by the allocator on ``cuda``, by the process on ``cpu``."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():
-        # not ru_maxrss, which on Linux begins with the peak of the process that started this one
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
