@@ -9,14 +9,17 @@ import numpy as np
 
 from datasets.seg.classes import ClassTable
 from lib.base.errors import UserError
-from lib.scores.folders import LabelPair, class_matrix, count_pair
+from lib.scores.folders import LabelPair, count_pair
+from lib.scores.per_image import FILE, ImageCounts, image_counts
 
 if TYPE_CHECKING:
     from datasets.seg.dataset import Sample
 
 
-def image_ious(folder: Path, samples: "list[Sample]", table: ClassTable) -> np.ndarray:
-    """IoU of each class in each image, float64 [len(samples), K], 0..1; nan where a class is in neither.
+def counts_of(folder: Path, samples: "list[Sample]", table: ClassTable) -> np.ndarray:
+    """Intersection, predicted and labelled pixels of each class in each image, int64 [len(samples), 3, K].
+
+    They are read from ``images.npz``, or counted in the label images where an earlier version left no such file.
 
     Args:
         folder: of a split in a run, with ``label/<name>.png`` in the dataset's ids.
@@ -24,42 +27,32 @@ def image_ious(folder: Path, samples: "list[Sample]", table: ClassTable) -> np.n
         table: the dataset's classes.
 
     Raises:
-        UserError: the folder holds no predictions, or not those of these images.
+        UserError: the folder holds no predictions, or not those of these images or classes.
     """
+    again = f"run 'python main.py {folder.name}' for this run and this data again"
     missing = [sample.name for sample in samples if not prediction_of(folder, sample.name).is_file()]
-    if len(missing) == len(samples):
-        raise UserError(
-            f"{folder / 'label'} holds no prediction of these {len(samples)} images: "
-            f"run 'python main.py {folder.name}' for this run and this data first"
-        )
     if missing:
-        raise UserError(
-            f"{prediction_of(folder, missing[0])} is missing (and {len(missing) - 1} others): run 'python main.py "
-            f"{folder.name}' for this run again"
-        )
-    pairs = [LabelPair(prediction_of(folder, sample.name), sample.label) for sample in samples]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        matrices = pool.map(lambda pair: class_matrix(count_pair(pair, table), table), pairs)
-        counts = [(matrix.diagonal(), matrix[:, :-1].sum(0), matrix.sum(1)) for matrix in matrices]
-    return ious(*(np.array(kind) for kind in zip(*counts, strict=True)))
-
-
-def ious(intersection: np.ndarray, predicted: np.ndarray, labelled: np.ndarray) -> np.ndarray:
-    """Intersection over union of pixel counts of any one shape; nan where there are none."""
-    union = predicted + labelled - intersection
-    return np.where(union > 0, intersection / np.maximum(union, 1), np.nan)
+        others = f" (nor those of {len(missing) - 1} others)" if len(missing) > 1 else ""
+        raise UserError(f"{folder / 'label'} holds no prediction of {missing[0]}{others}: {again}")
+    if not os.path.lexists(folder / FILE):
+        pairs = [LabelPair(prediction_of(folder, sample.name), sample.label) for sample in samples]
+        # Threads: reading, decoding and counting run outside the interpreter's lock.
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            return np.array(list(pool.map(lambda pair: image_counts(count_pair(pair, table).matrix), pairs)))
+    kept = ImageCounts.load(folder / FILE)
+    if tuple(kept.classes) != table.names:
+        raise UserError(f"{folder / FILE} counts other classes than those of {table.dataset}: {again}")
+    row_of = {name: row for row, name in enumerate(kept.names)}
+    missing = [sample.name for sample in samples if sample.name not in row_of]
+    if missing:
+        raise UserError(f"{folder / FILE} has no counts of {missing[0]}: {again}")
+    return kept.stacked[[row_of[sample.name] for sample in samples]]
 
 
 def worst_first(scores: np.ndarray) -> list[int]:
     """The indices of all ``scores`` [n] that are not nan, ascending by score; equal ones in their order."""
     order = np.argsort(scores, kind="stable")
     return order[: len(scores) - np.isnan(scores).sum()].tolist()
-
-
-def mean_ious(iou: np.ndarray) -> np.ndarray:
-    """Each image's mean over the classes that it has, [n], of IoU [n, K]; nan where none counts."""
-    counted = ~np.isnan(iou)
-    return np.where(counted.any(1), np.nansum(iou, axis=1) / np.maximum(counted.sum(1), 1), np.nan)
 
 
 def prediction_of(folder: Path, name: str) -> Path:

@@ -12,7 +12,8 @@ from datasets.seg.dataset import EvalDataset, TrainDataset
 from datasets.seg.files import read_label
 from datasets.seg.listing import class_index, class_pixels, spread
 from lib.base.errors import UserError
-from lib.scores.ranking import image_ious, mean_ious, prediction_of, worst_first
+from lib.scores.per_image import class_iou, mean_iou
+from lib.scores.ranking import counts_of, prediction_of, worst_first
 from lib.vis.cards import Card, class_card, crop_card, error_card, label_card
 
 
@@ -100,8 +101,8 @@ def mistakes(data: EvalDataset, folder: Path, name: str | None, count: int | Non
     train_id = None if name is None else class_index(table, name)
     if not data.labelled:
         raise UserError(f"the images of {folder.name} have no labels, which would say what is wrong: use --split val")
-    iou = image_ious(folder, data.samples, table)
-    scores = mean_ious(iou) if train_id is None else iou[:, train_id]
+    counts = counts_of(folder, data.samples, table)
+    scores = mean_iou(counts) if train_id is None else class_iou(counts)[:, train_id]
     what = "mIoU" if train_id is None else f"IoU of {table.names[train_id]}"
     order = worst_first(scores)
     if not order:
