@@ -18,9 +18,9 @@ from lib.engine.loader import train_loader
 from lib.recipes import to_yaml
 from lib.scores.per_image import ImageCounts
 from lib.tasks import load_config, make_task
-from lib.vis import contact, page
+from lib.vis import contact, gallery
 from lib.vis.cards import Card, crop_card, hatched
-from lib.vis.page import PageCard
+from lib.vis.gallery import PageCard
 from lib.vis.text import fitted, text_width
 
 TABLE = load_table("cityscapes")
@@ -252,12 +252,12 @@ def test_strange_names_are_words_on_the_page_and_nothing_else(browse, data_copy,
 def test_a_page_keeps_to_its_size(monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (300, 500, 3), np.uint8)
     shares = dict.fromkeys(range(19), 1 / 19)
-    monkeypatch.setattr(page, "PAGE_BYTES", 400_000)
+    monkeypatch.setattr(gallery, "PAGE_BYTES", 400_000)
     for count in (3, 30):
-        budget = page.budget_of(count, 19)
+        budget = gallery.budget_of(count, 19)
         cards = [PageCard.of(Card("n" * 100, "note", noise, shares), budget) for _ in range(count)]
         assert all(len(card.packed) <= budget for card in cards)
-        html = page.page("title", cards, TABLE)
+        html = gallery.page("title", cards, TABLE)
         assert len(html) <= 400_000 and html.count("<figure") == count
 
 

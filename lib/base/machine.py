@@ -1,7 +1,8 @@
-"""What figures were measured on and with."""
+"""What figures were measured on and with, and the peak of memory."""
 
 import os
 import platform
+import resource
 import shlex
 import subprocess
 import sys
@@ -38,6 +39,20 @@ def processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def peak_bytes(device: str) -> int:
+    """The most bytes in use so far: by PyTorch's allocator on ``cuda``, by this process on ``cpu``."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not ru_maxrss, which on Linux begins with the peak of the process that started this one
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _commit() -> str:

@@ -1,8 +1,6 @@
 """What a machine can hold, and what it says when that was not enough."""
 
 import os
-import resource
-import sys
 from pathlib import Path
 
 from lib.base.errors import UserError
@@ -20,20 +18,6 @@ def machine_bytes() -> int:
         except (OSError, ValueError):
             continue
     return known
-
-
-def peak_bytes(device: str) -> int:
-    """The most bytes in use so far: by PyTorch's allocator on ``cuda``, by this process on ``cpu``."""
-    if device == "cuda":
-        import torch
-
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not ru_maxrss, which on Linux begins with the peak of the process that started this one
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def require_memory(needed: int, what: str, remedy: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.base.memory import peak_bytes
+from lib.base.machine import peak_bytes
 from lib.config import Config
 from lib.engine.compiler import require_compiler
 from lib.engine.distribute import World

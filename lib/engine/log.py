@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from lib.base.atomic import write_atomically
 from lib.base.errors import UserError
-from lib.base.memory import peak_bytes
+from lib.base.machine import peak_bytes
 from lib.base.regular import require_regular
 
 logger = logging.getLogger("trainer")

@@ -15,8 +15,8 @@ from datasets.seg.listing import spread
 from lib.base.atomic import write_atomically
 from lib.base.errors import UserError
 from lib.vis.contact import PER_SHEET, contact_sheet, tile
+from lib.vis.gallery import MOST_CARDS, PageCard, budget_of, page
 from lib.vis.overlay import write_picture
-from lib.vis.page import MOST_CARDS, PageCard, budget_of, page
 from lib.vis.views import View
 
 PAGE = "index.html"

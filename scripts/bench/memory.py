@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from lib.base.memory import peak_bytes
+from lib.base.machine import peak_bytes
 
 HEADROOM = 4 << 30
 """Bytes that must stay free."""

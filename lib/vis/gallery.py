@@ -15,7 +15,7 @@ from datasets.seg.classes import ClassTable
 from lib.base.names import printable
 from lib.vis.cards import MARKS, Card
 
-TEMPLATE = Path(__file__).with_name("page.html")
+TEMPLATE = Path(__file__).with_name("gallery.html")
 PAGE_BYTES = 24_000_000
 """What a page never exceeds: pictures are smaller where there are more."""
 MOST_CARDS = 2000
