@@ -10,7 +10,19 @@ import main
 from lib import commands
 
 ROOT = Path(__file__).parents[1]
-EXISTING = {"train", "resume", "val", "test", "import-weights", "evaluate", "models", "explain", "sheet", "compare"}
+EXISTING = {
+    "train",
+    "resume",
+    "val",
+    "test",
+    "import-weights",
+    "evaluate",
+    "models",
+    "explain",
+    "sheet",
+    "compare",
+    "plot",
+}
 
 
 @pytest.fixture
@@ -54,7 +66,7 @@ def test_the_help_of_a_command_has_its_options_and_its_first_line(run, name):
     assert commands.names()[name].read_text().splitlines()[0].strip('"') in out
     assert "--debug" in out
     assert ("--pred " in out) == (name == "evaluate") and ("--count" in out) == (name in ("sheet", "compare"))
-    assert ("--config" in out) == (name not in ("evaluate", "sheet", "compare"))
+    assert ("--config" in out) == (name not in ("evaluate", "sheet", "compare", "plot"))
 
 
 def test_help_names_defaults_and_allowed_values(run):

@@ -65,11 +65,11 @@ class Comparison:
             f"{_signed(found.high)}, p = {found.p:.2g} ({PAIRED_RESAMPLES} paired draws of the {self.images} images)."
         )
         if found.is_more_than_chance:
-            said += (
-                f"\n{second if self.gain > 0 else first} is better by more than the choice of images makes by chance."
-            )
+            better = second if self.gain > 0 else first
+            said += f"\n{better} is better by more than the choice of images makes by chance."
         else:
             said += "\nThat is no more than the choice of images makes by chance."
+        said += " What other seeds would train is another question."
         return said
 
     def as_dict(self) -> dict[str, Any]:
