@@ -102,6 +102,14 @@ class TestBootstrap:
         share = 2 * min(np.mean(np.array(differences) <= 0), np.mean(np.array(differences) >= 0))
         assert found.p == pytest.approx(share, abs=0.03)
 
+    def test_one_image_and_images_without_counts_tell_nothing(self):
+        alone = Comparison.of(drawn(0, images=1), drawn(1, images=1))
+        assert "one image tells nothing of chance" in alone.verdict("A", "B") and alone.as_dict()["p"] is None
+        nothing = ImageCounts(["a", "b"], *[np.zeros((2, 1), np.int64)] * 3, ["road"])
+        found = Comparison.of(nothing, nothing)
+        assert "- points of mIoU; nothing counts" in found.verdict("A", "B") and "road" in found.table("A", "B")
+        assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["miou"] == [None, None]
+
     def test_only_the_difference_within_an_image_counts(self):
         """Images differ far more than the runs do: without pairing this would drown."""
         easy = np.linspace(100, 900, 40).astype(np.int64)[:, None]
@@ -143,6 +151,7 @@ class TestCommand:
             assert found["miou"][place] == pytest.approx(np.mean([iou for iou in ious if iou is not None]))
         assert found["difference"] == pytest.approx(found["miou"][1] - found["miou"][0]) and found["difference"] > 0
         assert found["is_more_than_chance"] and found["p"] < 0.001 and facts["images"] == IMAGES
+        assert "Of fewer than 20 images the interval is too narrow" in out
         assert "B is better by more than the choice of images makes by chance" in out
         assert f"{100 * found['difference']:+.2f} points of mIoU" in out
         rows = dict(line.rsplit(maxsplit=3)[::3] for line in out.splitlines() if line.startswith(TABLE.names[3]))

@@ -16,6 +16,8 @@ from lib.scores.per_image import ImageCounts, mean_iou
 SEED = 0
 RESAMPLES, PAIRED_RESAMPLES = 2000, 10_000
 PERCENTILES = (2.5, 97.5)
+FEW = 20
+"""Images below which an interval is too narrow."""
 AT_A_TIME = 1 << 22
 """Numbers in the largest array of a step."""
 
@@ -51,8 +53,10 @@ def miou_interval(images: ImageCounts, resamples: int = RESAMPLES, seed: int = S
 def paired(first: ImageCounts, second: ImageCounts, resamples: int = PAIRED_RESAMPLES, seed: int = SEED) -> Difference:
     """What the bootstrap says of ``second``'s mIoU less ``first``'s; both are of the same images and classes.
 
-    nan where nothing counts.
+    nan of fewer than two images or where nothing counts.
     """
+    if len(first.names) < 2:
+        return Difference(np.nan, np.nan, np.nan)
     both = np.stack([first.stacked, second.stacked], axis=1)  # [n, 2, 3, K]
     drawn = np.concatenate([np.diff(mean_iou(sums))[:, 0] for sums in _draws(both, resamples, seed)])
     drawn = drawn[~np.isnan(drawn)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from lib.base.errors import UserError
 from lib.base.names import printable
-from lib.scores.bootstrap import PAIRED_RESAMPLES, SEED, Difference, paired
+from lib.scores.bootstrap import FEW, PAIRED_RESAMPLES, SEED, Difference, paired
 from lib.scores.per_image import ImageCounts, class_iou, mean_iou
 from lib.scores.segmentation import percent
 
@@ -59,7 +59,8 @@ class Comparison:
         """What the difference of mIoU is worth, in words."""
         found = self.difference
         if np.isnan(found.low):
-            return "Nothing counts in these images: there is nothing to compare."
+            what = "nothing counts in these images" if np.isnan(self.gain) else "one image tells nothing of chance"
+            return f"{second} less {first}: {_signed(self.gain)} points of mIoU; {what}."
         said = (
             f"{second} less {first}: {_signed(self.gain)} points of mIoU, 95 % interval {_signed(found.low)} to "
             f"{_signed(found.high)}, p = {found.p:.2g} ({PAIRED_RESAMPLES} paired draws of the {self.images} images)."
@@ -69,8 +70,9 @@ class Comparison:
             said += f"\n{better} is better by more than the choice of images makes by chance."
         else:
             said += "\nThat is no more than the choice of images makes by chance."
-        said += " What other seeds would train is another question."
-        return said
+        if self.images < FEW:
+            said += f" Of fewer than {FEW} images the interval is too narrow: take it as a hint."
+        return said + " What other seeds would train is another question."
 
     def as_dict(self) -> dict[str, Any]:
         """The same, fit for JSON, as fractions: None stands for nan."""

@@ -80,7 +80,7 @@ def curves_figure(runs: Sequence[RecordedRun]) -> "Figure":
     names = {run.score_name for run in runs}
     score = SCORES.get(*names, next(iter(names))) if len(names) == 1 else "score"
     panels = [("loss", "loss"), ("learning rate", "lr"), (score, "score")]
-    legend_height = 0.25 * len(groups) + 0.3
+    legend_height = 0.21 * len(groups) + 0.15
     height = 3 * 2.4 + legend_height + 0.5
     figure = Figure(figsize=(8.5, height), dpi=110)
     axes = figure.subplots(3, 1, sharex=True)

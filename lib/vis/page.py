@@ -108,10 +108,10 @@ def _classes(runs: Sequence[RecordedRun]) -> str:
 
 
 def _cells(values: Sequence[float]) -> list[tuple[str, bool]]:
-    """Fractions in per cent, and which of several is the best."""
+    """Fractions in per cent, and which is the best, where they differ."""
     shown = ["-" if math.isnan(value) else f"{100 * value:.2f}" for value in values]
-    best = max((value for value in values if not math.isnan(value)), default=math.nan)
-    return [(text, len(values) > 1 and value == best) for text, value in zip(shown, values, strict=True)]
+    known = {value for value in values if not math.isnan(value)}
+    return [(text, len(known) > 1 and value == max(known)) for text, value in zip(shown, values, strict=True)]
 
 
 def _interval(value: Any) -> str:
