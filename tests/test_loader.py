@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.seg import files
 from datasets.seg.augment import Augmentation
 from datasets.seg.classes import load_table
 from datasets.seg.dataset import EvalDataset, Pixels, TrainDataset, list_samples
@@ -158,6 +159,45 @@ def test_truncated_image_is_named_in_one_line_whichever_worker_meets_it(root: Pa
     with make(root, workers=workers) as loader, pytest.raises(UserError) as caught:
         list(loader)
     assert re.fullmatch(f"{re.escape(str(path))} is truncated: [^\n]*", str(caught.value))
+
+
+def opencv_without_memory(*_):
+    error = cv2.error("Failed to allocate 1200000000 bytes")
+    error.code, error.err = cv2.Error.StsNoMem, "Failed to allocate 1200000000 bytes"
+    raise error
+
+
+def numpy_without_memory(*_):
+    raise MemoryError
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "place, failure, words",
+    [
+        ("cv2.imdecode", opencv_without_memory, "needs more memory than this machine has left to decode: lower"),
+        ("datasets.seg.dataset._image_part", numpy_without_memory, "this machine has too little memory: lower"),
+        ("datasets.seg.jpeg._decode", numpy_without_memory, "needs more memory than this machine has left"),
+    ],
+)
+def test_a_shortage_of_memory_names_the_file_and_what_to_lower(root, monkeypatch, workers, place, failure, words):
+    for path in (root / "train" / "image").glob("*.png"):
+        cv2.imwrite(str(path.with_suffix(".jpg")), cv2.imread(str(path)))
+        path.unlink()
+    files.KNOWN_WHOLE.clear()
+    monkeypatch.setattr(place, failure)
+    with training(root, workers=workers) as loader, pytest.raises(UserError, match=words) as caught:
+        next(iter(loader))
+    assert str(caught.value).startswith(f"{root}/train/image/") and "\n" not in str(caught.value)
+
+
+def test_an_error_of_the_system_in_a_worker_is_one_line(root, monkeypatch):
+    def fail(*_):
+        raise OSError(5, "Input/output error", "x.png")
+
+    monkeypatch.setattr("datasets.seg.dataset.open_pair", fail)
+    with training(root, workers=1) as loader, pytest.raises(UserError, match=r"Input/output error: 'x\.png'"):
+        next(iter(loader))
 
 
 def worker_ids() -> set[int]:

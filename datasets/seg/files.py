@@ -46,6 +46,8 @@ class ImageFile:
                 self.size = self._pixels.shape[:2]
         except (PngError, JpegError) as error:
             raise self._bad(error) from error
+        except MemoryError as error:
+            raise self._too_large() from error
 
     def decode(self, rows: int | None = None) -> np.ndarray:
         """Decode the first ``rows`` rows (None = all), uint8 [rows, W, 3] in BGR or as ``flags`` say."""
@@ -56,6 +58,8 @@ class ImageFile:
             return self._checked(self._png.decode(self.flags, rows))
         except PngError as error:
             raise self._bad(error) from error
+        except MemoryError as error:
+            raise self._too_large() from error
 
     def _decode_jpeg(self, content: bytes, identity: tuple) -> np.ndarray:
         if not content.startswith(SOI):
@@ -67,6 +71,11 @@ class ImageFile:
         if pixels is None:
             raise self._bad("not a readable PNG or JPEG image")
         return pixels
+
+    def _too_large(self) -> UserError:
+        return UserError(
+            f"{self.path} needs more memory than this machine has left to decode: lower data.workers or make it smaller"
+        )
 
     def _bad(self, reason: object) -> UserError:
         return UserError(f"{self.path} is {reason}: copy or prepare it again")

@@ -135,6 +135,8 @@ class Jpeg:
                 )
             else:
                 is_whole = self._has_all_scans() and self._is_indifferent()
+        except MemoryError:
+            raise
         except Exception as error:  # damaged tables make Pillow raise almost anything
             raise JpegError("damaged") from error
         if not is_whole:

@@ -27,10 +27,12 @@ STORED_BLOCK = 65535
 
 
 def imdecode(content: bytes, flags: int) -> np.ndarray | None:
-    """``cv2.imdecode`` that returns None, and never raises, if the file cannot be decoded."""
+    """``cv2.imdecode`` that returns None if the file cannot be decoded; raises MemoryError for want of memory alone."""
     try:
         return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(error.err) from error
         return None
 
 

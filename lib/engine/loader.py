@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from lib.base.errors import UserError
+from lib.base.memory import shortage
 from lib.base.processes import end_with_parent, ignore_signals
 from lib.engine.task import Data
 
@@ -153,7 +154,10 @@ class Loader(DataLoader):
 
 
 class _Guarded(Dataset):
-    """A dataset that returns a UserError instead of raising it: PyTorch would bury the message in a traceback."""
+    """A dataset that returns a UserError instead of raising it: PyTorch would bury the message in a traceback.
+
+    Errors of the system and of memory become such.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -166,6 +170,18 @@ class _Guarded(Dataset):
             return self.dataset[key]
         except UserError as error:
             return error
+        except OSError as error:
+            return UserError(str(error))
+        except Exception as error:
+            if line := shortage(error):
+                return UserError(f"{self._name(key)}: {line}")
+            raise
+
+    def _name(self, key: int | tuple[int, int]) -> str:
+        """Of an item's file, where the dataset has a list of them."""
+        index = key[1] if isinstance(key, tuple) else key
+        samples = getattr(self.dataset, "samples", None)
+        return str(samples[index].image) if samples else f"item {index}"
 
 
 def _collate(items: list[dict | UserError]) -> dict | UserError:

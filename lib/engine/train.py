@@ -25,6 +25,7 @@ from lib.engine.ema import WeightAverage
 from lib.engine.evaluate import Evaluator
 from lib.engine.loader import eval_loader, first_at_hand, train_loader
 from lib.engine.log import MetricsFile, Progress, log_to, logger, memory_gib
+from lib.engine.norms import explain_single_values
 from lib.engine.optimizer import build_optimizer, build_schedule
 from lib.engine.restoring import optimizer_state, read_run
 from lib.engine.runs import RunFolder
@@ -157,6 +158,7 @@ class Trainer:
             stack.enter_context(self._opened_folder(launches))
             self._open_outputs(stack)
             self._open_network()
+            stack.enter_context(explain_single_values(self.model))
             # Setting up drew random numbers; the run's own stream starts, or goes on, here.
             restore_random_state(self.random_state, self.world.device)
             if self.iteration == 0 and validation.interval and validation.at_start:
