@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from lib.base import lock
 from lib.base.atomic import write_atomically
 from lib.base.errors import UserError
 from lib.engine import runs as module
@@ -67,7 +68,7 @@ class TestClaim:
         assert list((tmp_path / "runs").iterdir()) == []
 
     def test_a_lock_that_was_tidied_away_meanwhile_is_not_taken_for_the_claim(self, folder, monkeypatch):
-        flock, calls = module.fcntl.flock, []
+        flock, calls = lock.fcntl.flock, []
 
         def tidied_first(handle, operation):
             flock(handle, operation)
@@ -75,7 +76,7 @@ class TestClaim:
                 folder.lock.unlink()
             calls.append(operation)
 
-        monkeypatch.setattr(module.fcntl, "flock", tidied_first)
+        monkeypatch.setattr(lock.fcntl, "flock", tidied_first)
         with folder.claim():
             assert len(calls) == 2 and folder.lock.exists()
 
@@ -83,7 +84,7 @@ class TestClaim:
         def flock(handle, operation):
             raise OSError(38, "Function not implemented")
 
-        monkeypatch.setattr(module.fcntl, "flock", flock)
+        monkeypatch.setattr(lock.fcntl, "flock", flock)
         with folder.claim():
             assert "cannot be locked (Function not implemented): start no second job" in capsys.readouterr().err
 

@@ -1,12 +1,8 @@
 """The run folder: where a run's files lie, and who may write them."""
 
-import errno
-import fcntl
 import json
 import os
 import shutil
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -17,6 +13,7 @@ import yaml
 
 from lib.base.atomic import write_atomically
 from lib.base.errors import UserError
+from lib.base.lock import acquire, release
 from lib.config import Config
 from lib.recipes import to_yaml
 from lib.weights.files import find_checkpoint
@@ -68,48 +65,15 @@ class RunFolder:
         if int(os.environ.get("RANK", 0)) > 0:
             yield
             return
-        handle = self._lock()
+        busy = f"another process is training in {self.path}: stop it first, or choose another tag"
+        handle = acquire(self.lock, busy, PATIENCE_SECONDS)
         try:
             self._recover()
             yield
         finally:
             if not self.path.exists():
                 self._tidy()
-            with suppress(OSError):
-                # Closing would not do: the loader's processes may have the file open for a moment longer.
-                fcntl.flock(handle, fcntl.LOCK_UN)
-            os.close(handle)
-
-    def _lock(self) -> int:
-        """The open lock file, once it is locked."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                self.lock.parent.mkdir(parents=True, exist_ok=True)
-                handle = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            except FileNotFoundError:
-                # Somebody else tidies up.
-                if time.monotonic() > deadline:
-                    raise
-                continue
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Whoever had it before may have removed the file, and a third process made another.
-                with suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(handle), self.lock.stat()):
-                        return handle
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    warning = f"{self.lock} cannot be locked ({error.strerror}): start no second job of this tag"
-                    print(f"warning: {warning}", file=sys.stderr)
-                    return handle
-                if time.monotonic() > deadline:
-                    os.close(handle)
-                    raise UserError(
-                        f"another process is training in {self.path}: stop it first, or choose another tag"
-                    ) from None
-                time.sleep(0.05)
-            os.close(handle)
+            release(handle)
 
     def _tidy(self) -> None:
         """No run came of the claim: leave neither the lock nor folders with nothing in them."""
