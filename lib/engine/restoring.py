@@ -1,6 +1,7 @@
 """What a checkpoint says of a run, seen to be sound and of this run before any of it is used."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,6 @@ class Restored:
     loss_names: list[str]
     random: list[dict[str, Tensor]]
     """Of each process."""
-    texts: dict[str, str]
-    """Its configuration and classes; none in old checkpoints."""
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -47,11 +46,19 @@ def _has_state(entries: dict[str, Any]) -> bool:
     return any(value is not None for value in entries.values())
 
 
-def read_run(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, best_key: str) -> Restored:
+def read_run(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best_key: str,
+    compare: Callable[[dict[str, str], Path], object] = lambda texts, path: None,
+) -> Restored:
     """Read a run's checkpoint for ``model`` and ``optimizer``, and check everything in it.
 
     Args:
         best_key: its name of the best score.
+        compare: takes its configuration and classes, which old checkpoints lack, and ``path``, and raises UserError
+            where the run has others; asked first, for other classes make another model.
 
     Raises:
         UserError: the file cannot be read, an entry is missing or of another type or shape, or it is of another model
@@ -59,6 +66,7 @@ def read_run(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, bes
     """
     state, checks = load_checkpoint(path), Checks(path)
     iteration = checks.count(state, "iteration")
+    compare(texts_of(state), path)
     check_model(model, state["model"], path, exactly=True)
     if "ema" in state:
         check_model(model, state["ema"], path, "ema", exactly=True)
@@ -80,7 +88,6 @@ def read_run(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, bes
         unlogged=unlogged,
         loss_names=names,
         random=_random(checks, state),
-        texts=texts_of(state),
     )
 
 

@@ -128,8 +128,7 @@ class Trainer:
     def restore(self, path: Path) -> None:
         """Take everything from a checkpoint: the next iteration is the one that would have followed."""
         # Learning rates and the like follow the configuration, which the user may have changed.
-        found = read_run(path, self.model, self.optimizer, self._best_key)
-        self.task.compare(found.texts, path)
+        found = read_run(path, self.model, self.optimizer, self._best_key, self.task.compare)
         self.model.load_state_dict(found.model)
         if self.average:
             self.average.network.load_state_dict(found.average)
