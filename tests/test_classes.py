@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.seg.classes import IGNORE, UNKNOWN, datasets, find_table, load_table, parse_table
+from datasets.seg.classes import IGNORE, UNKNOWN, datasets, find_table, load_table, named_table, parse_table
 from lib.base.errors import UserError
 
 SPEC = Path(__file__).parents[2] / "shared" / "spec" / "classes.json"
@@ -171,3 +171,49 @@ def test_what_is_no_table_is_refused_in_one_line(text, words):
     with pytest.raises(UserError, match=words) as error:
         parse_table(text, "mine", "mine/classes.csv")
     assert "mine/classes.csv" in str(error.value) and "\n" not in str(error.value)
+
+
+class TestNamedTable:
+    def test_a_word_names_a_known_dataset_a_folder_a_zip_or_a_file(self, tmp_path):
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine/classes.csv").write_text(GOOD)
+        (tmp_path / "other.CSV").write_text(GOOD)
+        with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
+            archive.write(tmp_path / "mine/classes.csv", "classes.csv")
+        for word in ("mine", "mine/classes.csv", "mine.zip", "other.CSV"):
+            assert named_table(str(tmp_path / word)).names == ("grass", "tree")
+        assert named_table("camvid") is load_table("camvid")
+
+    @pytest.mark.parametrize(
+        "word, words",
+        [
+            ("auto", "unknown dataset 'auto': choose one of ade20k.*DATA_DIR"),
+            ("no\nsuch", "unknown dataset"),
+            ("\0", "unknown dataset"),
+            (".", "no class table.*classes.csv"),
+            ("empty.zip", "no class table.*classes.csv"),
+            ("picture.png", "no class table|not a zip"),
+            ("bad.csv", "no class table.*no column train_id"),
+            ("latin.csv", "no class table.*not UTF-8"),
+            ("large.csv", "no class table.*bytes"),
+        ],
+    )
+    def test_what_names_no_table_is_refused_in_one_line(self, tmp_path, monkeypatch, word, words):
+        monkeypatch.chdir(tmp_path)
+        with zipfile.ZipFile("empty.zip", "w") as archive:
+            archive.writestr("train/image/a.png", b"")
+        (tmp_path / "picture.png").write_bytes(b"x")
+        (tmp_path / "bad.csv").write_text("id,name\n")
+        (tmp_path / "latin.csv").write_bytes(b"\xe9")
+        (tmp_path / "large.csv").write_bytes(b" " * (2 << 20))
+        with pytest.raises(UserError, match=words) as error:
+            named_table(word)
+        assert "\n" not in str(error.value)
+
+
+def test_a_single_class_is_no_problem_to_learn_and_the_remedy_is_said(tmp_path):
+    (tmp_path / "classes.csv").write_text(HEADER + "0,void,,,,,\n1,cell,0,1,2,3,\n")
+    with pytest.raises(UserError, match=r"one class, cell.*background a train_id"):
+        find_table("auto", tmp_path)
+    # to score one is no matter
+    assert len(named_table(str(tmp_path))) == 1

@@ -9,6 +9,7 @@ class in the loss; empty where there is none). Further columns are passed over.
 import csv
 import io
 import math
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from datasets.seg.archive import open_root
+from datasets.seg.archive import ZipPath, open_root
 from lib.base.errors import UserError
-from lib.base.names import CONTROL
+from lib.base.names import CONTROL, printable
 from lib.base.regular import read_regular
 
 IGNORE = 255
@@ -86,25 +87,64 @@ def find_table(dataset: str, root: str | Path) -> ClassTable:
     """The table of a known ``dataset``, or, where that is ``auto``, the one in the DATA_DIR or zip ``root``.
 
     Raises:
-        UserError: there is no such dataset, or the DATA_DIR has no table, or it is none.
+        UserError: there is no such dataset, or the DATA_DIR has no table, or it is none, or has a single class.
     """
     if dataset != AUTO:
         return load_table(dataset)
-    folder = open_root(Path(root))
-    path = folder / FILE
+    path = open_root(Path(root)) / FILE
     try:
-        content = read_regular(path, LARGEST_BYTES) if isinstance(path, Path) else path.read_bytes()
-    except (UserError, KeyError) as error:
-        reason = str(error) if isinstance(error, UserError) else f"there is no {path}"
+        content = _contents(path)
+    except UserError as error:
         raise UserError(
-            f"data.dataset=auto looks for the class table in DATA_DIR: {reason}: prepare the data with "
+            f"data.dataset=auto looks for the class table in DATA_DIR: {error}: prepare the data with "
             f"'python main.py new-dataset', or set data.dataset to one of {', '.join(datasets())}"
         ) from None
+    table = _decoded(content, Path(root), path)
+    if len(table) == 1:
+        raise UserError(
+            f"{path} has one class, {table.names[0]}, and a network that knows one answer learns nothing: give the "
+            "background a train_id too, or an id in the labels where it has none"
+        )
+    return table
+
+
+def named_table(word: str) -> ClassTable:
+    """The table of a known dataset, of a DATA_DIR (a folder or zip), or in a file, whichever ``word`` names.
+
+    Raises:
+        UserError: it names none of these, or the table is none.
+    """
+    if word in datasets():
+        return load_table(word)
+    if not os.path.exists(word):
+        known = ", ".join(datasets())
+        raise UserError(
+            f"unknown dataset '{printable(word)}': choose one of {known}, or name a DATA_DIR with {FILE} or such a file"
+        )
+    place = Path(word)
+    path = place if place.suffix.lower() == ".csv" and os.path.isfile(place) else open_root(place) / FILE
+    try:
+        return _decoded(_contents(path), place, path)
+    except UserError as error:
+        raise UserError(f"dataset '{printable(word)}' has no class table: {error}") from None
+
+
+def _contents(path: Path | ZipPath) -> bytes:
+    if isinstance(path, Path):
+        return read_regular(path, LARGEST_BYTES)
+    if path.inside not in path.archive.members:
+        raise UserError(f"there is no {path}")
+    if path.archive.members[path.inside].size > LARGEST_BYTES:
+        raise UserError(f"{path} is larger than {LARGEST_BYTES >> 20} MiB: it is no class table")
+    return path.read_bytes()
+
+
+def _decoded(content: bytes, place: Path, path: Path | ZipPath) -> ClassTable:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8: save it as UTF-8") from None
-    return parse_table(text, Path(root).resolve().stem or AUTO, path)
+    return parse_table(text, place.resolve().stem or AUTO, path)
 
 
 def parse_table(text: str, dataset: str, where: object) -> ClassTable:

@@ -11,7 +11,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="DATA_DIR/SPLIT", help="a split of a prepared dataset")
     add("--prediction", type=Path, required=True, metavar="DIR", help="label PNGs of a run")
-    add("--dataset", required=True, metavar="NAME", help=f"whose classes and ids: one of {', '.join(datasets())}")
+    tables = f"one of {', '.join(datasets())}, or a DATA_DIR or file with the class table"
+    add("--dataset", required=True, metavar="NAME", help=f"whose classes and ids: {tables}")
     add("--out", type=Path, required=True, metavar="FILE", help=".jpg or .png to write")
     add("--count", action=AtLeastOne, default=3, metavar="N", help="rows, 1 or more")
 

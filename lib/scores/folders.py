@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from datasets.seg.classes import IGNORE, UNKNOWN, ClassTable, load_table
+from datasets.seg.classes import IGNORE, UNKNOWN, ClassTable, named_table
 from datasets.seg.files import read_label
 from lib.base.atomic import write_atomically
 from lib.base.errors import UserError
@@ -51,7 +51,7 @@ def evaluate(
     Args:
         predictions: folder of label PNGs in the dataset's own ids, at any depth.
         truths: the same with the true labels; each must have its prediction.
-        dataset: whose classes and ids.
+        dataset: whose classes and ids, as for ``named_table``.
         file: where to write the scores as JSON too.
         workers: threads; as many as there are cores unless given.
         boundary: whether to give boundary IoU too.
@@ -59,7 +59,7 @@ def evaluate(
     Raises:
         UserError: as ``find_pairs`` and ``count_pair``.
     """
-    table = load_table(dataset)
+    table = named_table(dataset)
     if file is not None and not file.parent.is_dir():
         raise UserError(f"cannot write {file}: {file.parent} is not a folder")
     pairs = find_pairs(predictions, truths, dataset)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.seg.bands import read_picture
-from datasets.seg.classes import load_table
+from datasets.seg.classes import named_table
 from datasets.seg.dataset import list_samples
 from datasets.seg.files import read_label
 from lib.base.errors import UserError
@@ -15,12 +15,13 @@ from lib.vis.overlay import legend, panel
 def comparison_sheet(split: Path, predictions: Path, dataset: str, count: int) -> np.ndarray:
     """RGB uint8 [H, W, 3]: the first ``count`` images of ``split`` (.../val) that have a PNG in ``predictions``.
 
-    Each row shows an image, its prediction and its label; below, the colours of the classes.
+    Each row shows an image, its prediction and its label; below, the colours of the classes of ``dataset``, as for
+    ``named_table``.
 
     Raises:
         UserError: no image has a prediction.
     """
-    table = load_table(dataset)
+    table = named_table(dataset)
     rows, present = [], set()
     for sample in list_samples(split.parent, split.name):
         path = predictions / f"{sample.name}.png"
