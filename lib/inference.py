@@ -232,7 +232,7 @@ def sliding_window(
         float32 [B, K, H, W] on the image's device.
     """
     height, width = image.shape[-2:]
-    across, down = (_pixels(side, step) for side, step in zip(window, _pair(stride), strict=True))
+    across, down = step_pixels(window, stride)
     window_width, window_height = (min(window[0], width), min(window[1], height)) if clip else window
     if height < window_height or width < window_width or (clip and (height, width) == (window_height, window_width)):
         return whole_image(model, image).float()
@@ -250,8 +250,8 @@ def sliding_window(
             total = logits.new_zeros(len(image), logits.shape[1], height, width, dtype=torch.float32)
         for region, window_logits in zip(regions, logits, strict=True):
             total[region] += window_logits
-    total /= _coverage(height, window_height, rows, image.device)[:, None]
-    total /= _coverage(width, window_width, columns, image.device)
+    total /= coverage(height, window_height, rows, image.device)[:, None]
+    total /= coverage(width, window_width, columns, image.device)
     return total
 
 
@@ -289,11 +289,15 @@ def _pair(stride: Stride) -> tuple[float, float]:
     return stride if isinstance(stride, tuple) else (stride, stride)
 
 
-def _pixels(window: int, stride: float) -> int:
-    return max(1, int(window * stride)) if stride <= 1 else int(stride)
+def step_pixels(window: tuple[int, int], stride: Stride) -> tuple[int, int]:
+    """The step between windows in pixels, (across, down), of a ``window`` as it is given, (width, height)."""
+    across, down = (
+        max(1, int(side * step)) if step <= 1 else int(step) for side, step in zip(window, _pair(stride), strict=True)
+    )
+    return across, down
 
 
-def _coverage(length: int, window: int, starts: list[int], device: torch.device) -> Tensor:
+def coverage(length: int, window: int, starts: list[int], device: torch.device) -> Tensor:
     """How many windows cover each pixel of a side: float32 [length]."""
     covered = torch.zeros(length, device=device)
     for start in starts:

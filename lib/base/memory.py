@@ -1,12 +1,15 @@
 """What a machine can hold, and what it says when that was not enough."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from lib.base.errors import UserError
 
 CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where Linux keeps the limit of a container."""
+USED = (Path("/sys/fs/cgroup/memory.current"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"))
+"""Where it keeps what the container uses."""
 
 
 def machine_bytes() -> int:
@@ -18,6 +21,26 @@ def machine_bytes() -> int:
         except (OSError, ValueError):
             continue
     return known
+
+
+def available_bytes() -> int:
+    """The memory that is left on this machine, or in the container that this process runs in, without swapping."""
+    known = [machine_bytes()]
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        known.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
+    for limit, used in zip(CGROUPS, USED, strict=True):
+        with suppress(OSError, ValueError):
+            known.append(int(limit.read_text()) - int(used.read_text()) + _reclaimable(used.with_name("memory.stat")))
+    return max(0, min(known))
+
+
+def _reclaimable(statistics: Path) -> int:
+    """Bytes of files in the container's memory, which the system gives up before anything else."""
+    for line in statistics.read_text().splitlines():
+        if line.startswith(("inactive_file ", "total_inactive_file ")):
+            return int(line.split()[1])
+    return 0
 
 
 def require_memory(needed: int, what: str, remedy: str) -> None:

@@ -6,7 +6,7 @@ the time that PyTorch takes to start.
 
 import os
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from lib.keys import (
 from lib.tasks._allowed import COLOURS_ALONE, DATASET, ONE_A_BAND, WINDOW_STEP
 from lib.tasks._classes import HasClasses
 from lib.tasks._fitting import fitted
+from lib.tasks._inference import Infers
 from lib.tasks._loss import LossConfig
 from lib.tasks._network import ModelConfig, all_options, network_options, require_room
 
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from datasets.seg.pixels import Pixels
     from lib.base.peers import Peers
     from lib.engine.distribute import World
-    from lib.inference import Predictor
     from lib.losses import SegmentationLoss
     from lib.models import Segmentor
     from lib.scores import Scores
@@ -171,7 +171,7 @@ class SegmentationConfig(common.Config):
         return fitted(self, given)
 
 
-class Segmentation(HasClasses):
+class Segmentation(HasClasses, Infers):
     """The parts of a run that gives every pixel its class: ``lib.engine.task.Task``, which says what each is for."""
 
     name = "seg"
@@ -188,30 +188,6 @@ class Segmentation(HasClasses):
 
         data = self.config.data
         return Pixels(color_order=data.color_order, mean=tuple(data.mean), std=tuple(data.std))
-
-    @cached_property
-    def predictor(self) -> "Predictor":
-        """The inference protocol."""
-        from lib.inference import predictor
-
-        val = self.config.val
-        return predictor(
-            val.mode,
-            window=tuple(val.window or self.config.data.crop_size),
-            stride=val.stride,
-            windows=val.windows,
-            resize=val.resize,
-            pixels=self.pixels,
-            batch_size=val.batch_size,
-            short_side=val.short_side,
-            long_side=val.long_side,
-            pad_multiple=val.pad_multiple,
-            scales=tuple(val.scales),
-            flip=val.flip,
-            combine=val.combine,
-            interpolation=val.interpolation,
-            align_corners=self.config.model.align_corners,
-        )
 
     def train_data(self) -> "TrainDataset":
         """The augmented training images of DATA_DIR, and those for validation if they are to be learnt too."""
@@ -301,17 +277,6 @@ class Segmentation(HasClasses):
             peers=peers if loss.over == "batch" else ALONE,
         )
 
-    def predict(self, network: "Segmentor", image: "Tensor") -> "Tensor":
-        """Train ids, uint8 [B, H, W], of normalised images [B, C, H, W], by the inference protocol."""
-        from lib.inference import predict
-
-        return predict(self.predictor(network, image))
-
-    @property
-    def protocol(self) -> dict[str, Any]:
-        """The inference protocol in words and numbers."""
-        return {"mode": self.config.val.mode, "protocol": asdict(self.predictor)}
-
     def tally(self, on: "device", in_full: bool = False) -> "Tally":
         """Counts of no pixel yet."""
         from lib.scores.confusion import Tally
@@ -349,7 +314,10 @@ class Segmentation(HasClasses):
         """Write scores, where there are labels, and the pictures of the extremes; pack what a test server takes."""
         from lib.tasks._report import report
 
-        return report(self.config.val, self.table, folder, data, tally, facts | self.protocol, world)
+        for part in world.gather(self.frugal.reduced):
+            self.frugal.reduced |= part
+        facts = facts | self.protocol | self.frugal.facts()
+        return report(self.config.val, self.table, folder, data, tally, facts, world)
 
 
 TASK = Segmentation
