@@ -13,7 +13,7 @@ from datasets.seg.own import suspicious_labels as labels
 from datasets.seg.own.facts import PairFacts, Survey
 from datasets.seg.own.finding import Finding
 from datasets.seg.own.statistics import SPLITS, Totals, spread, values
-from datasets.seg.own.words import listed, several, share
+from datasets.seg.own.words import either, listed, several, share
 
 FEW_IMAGES = 20
 """Train images; DRIVE, the smallest of the datasets in wide use, has 20."""
@@ -45,9 +45,16 @@ def diagnose(survey: Survey) -> list[Finding]:
 
 
 def unread(totals: Totals) -> Iterator[Finding]:
-    # Pairs that were read but refused are findings of their own.
-    refused = {str(path) for one in totals.survey.facts if not one.pair.split for path in (one.pair.image,)}
-    problems = [line for line in totals.survey.problems if not any(path in line for path in refused)]
+    # Pairs that were read but refused are findings of their own. There may be thousands, and as many lines.
+    pairs = [one.pair for one in totals.survey.facts if not one.pair.split]
+    refused = {str(path) for pair in pairs for path in (pair.image, *pair.labels)}
+    lengths = {len(path) for path in refused}
+
+    def told(line: str) -> bool:
+        starts = (at for at in range(len(line)) if at == 0 or line[at - 1] == " ")
+        return any(line[at : at + length] in refused for at in starts for length in lengths)
+
+    problems = [line for line in totals.survey.problems if not told(line)]
     if problems:
         more = f"; and {len(problems) - 3:,} more" if len(problems) > 3 else ""
         yield Finding(
@@ -71,7 +78,7 @@ def other_sizes(totals: Totals) -> Iterator[Finding]:
     turned = [one for one in other if one.label_size == one.size[::-1]]
     if turned:
         yield Finding(
-            f"{several(len(turned), 'mask')} and {'its' if len(turned) == 1 else 'their'} image have width and height "
+            f"{several(len(turned), 'mask')} and {either(turned, 'its', 'their')} image have width and height "
             f"exchanged: {_sizes(turned[0])}",
             "one of the two is turned: image viewers turn photographs by their orientation tag, masks were drawn on "
             "what they show; store the images turned, without the tag",
@@ -81,7 +88,7 @@ def other_sizes(totals: Totals) -> Iterator[Finding]:
     resized = [one for one in other if one.label_size != one.size[::-1]]
     if resized:
         yield Finding(
-            f"{several(len(resized), 'mask')} of another size than {'its' if len(resized) == 1 else 'their'} image: "
+            f"{several(len(resized), 'mask')} of another size than {either(resized, 'its', 'their')} image: "
             f"{_sizes(resized[0])}",
             "use the masks' originals; if they fit but for the scale, resize the images to the masks' size, or the "
             "masks with nearest neighbour",
@@ -108,7 +115,7 @@ def alone(totals: Totals) -> Iterator[Finding]:
             many = len(paths) > MANY_ALONE * (pairs + len(paths))
             yield Finding(
                 f"{several(len(paths), what)} without {partner}, beside {several(pairs, 'pair')}: "
-                f"{'it is' if len(paths) == 1 else 'they are'} left out",
+                f"{either(paths, 'it is', 'they are')} left out",
                 remedy,
                 list(paths),
                 severe=many,
@@ -123,12 +130,12 @@ def duplicates(totals: Totals) -> Iterator[Finding]:
             same[one.digest].append(one)
     groups = [group for group in same.values() if len(group) > 1]
     across, within = (
-        [group for group in groups if (len({one.pair.split for one in group}) > 1) == several_splits]
+        [group for group in groups if (len({one.pair.split for one in group} - {""}) > 1) == several_splits]
         for several_splits in (True, False)
     )
     if across:
         yield Finding(
-            f"{several(len(across), 'image')} {'is' if len(across) == 1 else 'are'} in more than one split (the same "
+            f"{several(len(across), 'image')} {either(across, 'is', 'are')} in more than one split (the same "
             "pixels): the scores will be better than the network is",
             "leave them in one split only",
             [one.pair.image for group in across for one in group],
@@ -136,7 +143,7 @@ def duplicates(totals: Totals) -> Iterator[Finding]:
         )
     if within:
         yield Finding(
-            f"{several(len(within), 'image')} {'comes' if len(within) == 1 else 'come'} more than once in a split (the "
+            f"{several(len(within), 'image')} {either(within, 'comes', 'come')} more than once in a split (the "
             "same pixels): training and scores count them as often",
             "delete the copies, unless that is meant",
             [one.pair.image for group in within for one in group],

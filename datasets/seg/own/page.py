@@ -127,7 +127,7 @@ def _picture(picture: np.ndarray, said: str, most: int | None = None) -> str:
 
 
 def _swatch(entry: Entry) -> str:
-    return f'<i style="background:{_colour(entry)}"></i>'
+    return f'<i aria-hidden="true" style="background:{_colour(entry)}"></i>'
 
 
 def _colour(entry: Entry) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from datasets.seg.own.facts import PairFacts
 from datasets.seg.own.finding import Finding
 from datasets.seg.own.statistics import Totals
-from datasets.seg.own.words import listed, ranges, several, share, shown
+from datasets.seg.own.words import either, listed, ranges, several, share, shown
 
 GHOST_EDGES = 0.97
 """Share of a value's pixels that lie on edges: interpolation leaves lines one pixel wide, where it is 1; poles and
@@ -66,7 +66,7 @@ def interpolated(totals: Totals) -> Iterator[Finding]:
         yield Finding(
             f"{len(made):,} of {number:,} {'colours' if colours else 'values'} hardly occur and lie along edges alone "
             f"({examples}; {share(pixels / totals.counts().total)} of the pixels): {several(len(found), 'mask')} "
-            f"{'was' if len(found) == 1 else 'were'} resized with interpolation, drawn with smooth edges, or saved "
+            f"{either(found, 'was', 'were')} resized with interpolation, drawn with smooth edges, or saved "
             "with loss once",
             "use the originals; resize masks with nearest neighbour only, draw them without anti-aliasing",
             [path for one in found for path in one.pair.labels],
@@ -104,7 +104,7 @@ def lossy(totals: Totals) -> Iterator[Finding]:
     if found:
         harmed = len(ghosts(totals)) > 0
         yield Finding(
-            f"{several(len(found), 'mask')} {'is' if len(found) == 1 else 'are'} stored with loss (JPEG): near edges "
+            f"{several(len(found), 'mask')} {either(found, 'is', 'are')} stored with loss (JPEG): near edges "
             f"they are not what was drawn{', and have values that nobody drew' if harmed else ''}",
             "export the masks anew as PNG; converting the JPEGs does not bring the values back",
             [path for one in found for path in one.pair.labels],
@@ -231,7 +231,7 @@ def gaps(totals: Totals) -> Iterator[Finding]:
         )
     else:
         yield Finding(
-            f"the ids have gaps: {ranges(ids)} occur, {ranges(missing)} {'does' if len(missing) == 1 else 'do'} not",
+            f"the ids have gaps: {ranges(ids)} occur, {ranges(missing)} {either(missing, 'does', 'do')} not",
             "nothing, if there are no others; if these classes exist but are in no label yet, name all in --classes, "
             "so that the classes stay the same when labels are added",
         )

@@ -15,6 +15,11 @@ def several(number: int, singular: str, plural: str | None = None) -> str:
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
+def either(things: Sequence, one: str, more: str) -> str:
+    """The word that goes with one thing, or with more of them."""
+    return one if len(things) == 1 else more
+
+
 def listed(names: Iterable[object], most: int = LISTED) -> str:
     """Names with commas between, on one line whatever they hold, those beyond ``most`` counted."""
     shown = [printable(name) for name in names]
