@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,13 @@ from datasets.seg.own.facts import Entry, Pair, PairFacts, Survey
 def photo(seed: int, height: int = 24, width: int = 32, bands: int = 3) -> np.ndarray:
     """An image that no other seed gives."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, bands), dtype=np.uint8)
+
+
+def gaps(image: np.ndarray) -> np.ndarray:
+    """The image as floats, its first four rows without values."""
+    image = image.astype(np.float32)
+    image[:4] = np.nan
+    return image
 
 
 def scene(seed: int, values: Iterable[int], height: int = 24, width: int = 32) -> np.ndarray:
@@ -74,3 +82,8 @@ def ordinary(train: int = 30, val: int = 10, values: Iterable[int] = (0, 1, 2)) 
     """Pairs that nothing is wrong with."""
     splits = ["train"] * train + ["val"] * val
     return [facts(f"{at:03}", photo(at), scene(at, values), split) for at, split in enumerate(splits)]
+
+
+def to_split(one: PairFacts, split: str) -> PairFacts:
+    """The same pair in another split."""
+    return replace(one, pair=replace(one.pair, split=split))
