@@ -29,7 +29,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--split", choices=SPLITS, help="of the data (default: train, with --worst val)")
     add("--dataset", metavar="NAME", help=f"DATA_DIR's classes (default: its {FILE}): one of {', '.join(datasets())}")
     how_many = parser.add_mutually_exclusive_group()
-    how_many.add_argument("--count", action=AtLeastOne, default=COUNT, metavar="N", help="images, evenly spread")
+    how_many.add_argument(
+        "--count",
+        action=AtLeastOne,
+        default=COUNT,
+        metavar="N",
+        help="images, evenly spread; of --augmented and --worst the first",
+    )
     how_many.add_argument("--all", action="store_true", help="all images")
     add("--augmented", action="store_true", help="the crops of training, in its order, as the network sees them")
     add("--epoch", type=int, default=0, metavar="E", help="of --augmented, 0 or more")
