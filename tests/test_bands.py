@@ -16,11 +16,11 @@ from datasets.seg.classes import find_table
 from datasets.seg.dataset import EvalDataset, Pixels, TrainDataset, list_samples
 from datasets.seg.files import read_image
 from lib.base.errors import UserError
-from lib.models import BACKBONES
+from lib.models import BACKBONES, build_segmentor
 from lib.models.backbones import CIFAR_BACKBONES
 from lib.resizing import WAYS
 from lib.weights.bands import fit_bands, spread_bands
-from lib.weights.loading import start_from
+from lib.weights.loading import load_weights, start_from
 
 SIZE = (40, 48)
 CLASSES = "id,name,train_id,red,green,blue,weight\n0,field,0,0,200,0,\n1,water,1,0,0,200,\n255,void,,,,,\n"
@@ -191,6 +191,22 @@ def test_imagenet_weights_are_spread_and_the_log_says_so(tmp_path):
     state = source.state_dict()
     found, line = fit_bands(state, source)
     assert line is None and found is state
+
+
+def test_a_whole_network_is_spread_over_other_bands_and_only_for_a_new_training(tmp_path):
+    def build(bands):
+        backbone, head = {"name": "resnet18", "output_stride": 32}, {"name": "fcn"}
+        return build_segmentor(num_classes=2, backbone=backbone, head=head, aux=None, in_channels=bands)
+
+    source, target = build(3), build(1)
+    torch.save({"format": 1, "model": source.state_dict(), "iteration": 7}, tmp_path / "best.pth")
+    line = start_from(target, tmp_path / "best.pth")
+    assert "backbone.stem.0.conv.weight spread from 3 to 1 band: the sum over the 3" in line
+    name = "backbone.stem.0.conv.weight"
+    assert torch.equal(target.state_dict()[name][:, 0], source.state_dict()[name].sum(1))
+    assert torch.equal(target.head.classifier.weight, source.head.classifier.weight)
+    with pytest.raises(UserError, match=r"best.pth holds another model: .* 1 of another shape .*stem"):
+        load_weights(target, tmp_path / "best.pth")
 
 
 # What is shown

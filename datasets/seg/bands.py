@@ -104,5 +104,6 @@ def _stretched(plane: np.ndarray) -> np.ndarray:
     sample = plane.ravel()[:: 1 + plane.size // SAMPLES]
     sample = sample[np.isfinite(sample)]
     low, high = np.percentile(sample, SHOWN) if len(sample) else (0.0, 0.0)
-    plane = np.nan_to_num(plane.astype(np.float32), nan=low, posinf=low, neginf=low)
+    # In double precision, where the range of a float32 does not overflow.
+    plane = np.where(np.isfinite(plane), plane, low).astype(np.float64)
     return np.clip((plane - low) * (255 / max(high - low, 1e-30)), 0, 255).round().astype(np.uint8)

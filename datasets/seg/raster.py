@@ -78,7 +78,7 @@ class RasterFile:
         nodata = self._source.nodata if isinstance(self._source, Tiff) else None
         if self.dtype != np.float32:
             return np.ascontiguousarray(pixels, self.dtype)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             single = np.ascontiguousarray(pixels, np.float32)
         if nodata is not None:
             single[pixels == nodata] = np.nan
