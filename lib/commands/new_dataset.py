@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--list", type=Path, metavar="FILE", help="an image, its label and perhaps its split a line")
     add("--pattern", metavar="TEXT", help="how labels are called: {stem}_mask; or both: {stem}_rgb={stem}_mask")
     add("--classes", type=Path, metavar="FILE", help="names, colours, ids of the classes: a CSV, or a name a line")
-    add("--ignore", metavar="IDS", default="", help="ids, names or #rrggbb that training passes over: 255,0")
+    add("--ignore", metavar="IDS", default=None, help="ids, names or #rrggbb that training passes over: 255,0")
     add("--ignore-background", action="store_true", help="what no annotation or mask covers is no class")
     add("--link", action="store_true", help="hard-link files that need no conversion instead of copying them")
     add("--workers", action=AtLeastOne, default=os.cpu_count(), metavar="N", help="threads")
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
         val=options.val,
         lists={split: file for split, file in lists.items() if file},
         classes=options.classes,
-        ignore=tuple(word.strip() for word in options.ignore.split(",") if word.strip()),
+        ignore=tuple(word.strip() for word in (options.ignore or "").split(",") if word.strip()),
         ignore_background=options.ignore_background,
         link=options.link,
         workers=options.workers,
