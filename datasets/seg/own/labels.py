@@ -32,7 +32,6 @@ class RawLabel:
         values: [H, W] of whole numbers: ids, indices, or colours as red << 16 | green << 8 | blue.
         form: ``IDS``, ``PALETTE`` or ``COLOURS``.
         palette: int64 [256], the colours of a palette, packed likewise; None without one.
-        grey: whether of all colours red, green and blue are equal.
         plain: whether the file itself is an 8-bit PNG of one channel whose levels are ``values``.
         lossy: whether the file is of a kind that changes values.
     """
@@ -40,7 +39,6 @@ class RawLabel:
     values: np.ndarray
     form: str = IDS
     palette: np.ndarray | None = None
-    grey: bool = False
     plain: bool = False
     lossy: bool = False
 
@@ -122,8 +120,9 @@ def read_label_file(path: Path) -> RawLabel:
             pixels = read_jpeg(content, identity, cv2.IMREAD_UNCHANGED)
             if pixels is None:
                 raise _bad(path, "not a readable image")
-            colours = pixels if pixels.ndim == 2 else pixels[..., ::-1]
-            return replace(_from_numbers(colours.reshape(*pixels.shape[:2], -1), path), lossy=True)
+            return (
+                RawLabel(pixels, lossy=True) if pixels.ndim == 2 else RawLabel(pack(pixels, "bgr"), COLOURS, lossy=True)
+            )
     except (PngError, JpegError, TiffError) as error:
         raise _bad(path, error) from error
     # Of the WebPs those with loss have a chunk "VP8 ", those without one "VP8L".
@@ -131,10 +130,22 @@ def read_label_file(path: Path) -> RawLabel:
     return replace(_from_numbers(read_raster(path), path), lossy=lossy)
 
 
-def pack(colours: np.ndarray) -> np.ndarray:
-    """[..., 3] in RGB as int32 [...], red << 16 | green << 8 | blue."""
-    parts = colours.astype(np.int32)
-    return parts[..., 0] << 16 | parts[..., 1] << 8 | parts[..., 2]
+def pack(colours: np.ndarray, order: str = "rgb") -> np.ndarray:
+    """uint8 [H, W, 3] or, with opacity, [H, W, 4] as int32 [H, W], red << 16 | green << 8 | blue.
+
+    Args:
+        order: "rgb" or "bgr".
+    """
+    code = {
+        ("rgb", 3): cv2.COLOR_RGB2BGRA,
+        ("rgb", 4): cv2.COLOR_RGBA2BGRA,
+        ("bgr", 3): cv2.COLOR_BGR2BGRA,
+        ("bgr", 4): None,
+    }[order, colours.shape[2]]
+    colours = np.ascontiguousarray(colours)
+    packed = (colours.copy() if code is None else cv2.cvtColor(colours, code)).view("<i4")[..., 0]
+    packed &= 0xFFFFFF
+    return packed
 
 
 def unpack(colour: int) -> tuple[int, int, int]:
@@ -147,7 +158,7 @@ def _from_png(png: Png, path: Path) -> RawLabel:
         table = dict(png.colours)[b"PLTE"] if png.colours else b""
         entries = np.frombuffer(table[: len(table) // 3 * 3], np.uint8).reshape(-1, 3)[:256]
         palette = np.zeros(256, np.int64)
-        palette[: len(entries)] = pack(entries)
+        palette[: len(entries)] = pack(entries[None])[0] if len(entries) else 0
         indices = _decoded(png.indices(), path)
         return RawLabel(indices, PALETTE, palette)
     # Transparency is not part of what a pixel is.
@@ -157,6 +168,8 @@ def _from_png(png: Png, path: Path) -> RawLabel:
         # OpenCV stretches levels of 1, 2 and 4 bits over 0..255.
         values = pixels // (255 // (2**png.depth - 1)) if png.depth < 8 else pixels
         return RawLabel(values, plain=png.channels == 1)
+    if pixels.dtype == np.uint8:
+        return RawLabel(pack(pixels, "bgr"), COLOURS)
     return _from_numbers(pixels[..., 2::-1], path)
 
 
@@ -173,13 +186,12 @@ def _from_numbers(pixels: np.ndarray, path: Path) -> RawLabel:
         raise UserError(f"{path} has {bands} bands: a label has one, of ids, or three, of colours")
     if bands == 1:
         return RawLabel(_whole(pixels[..., 0], path))
-    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
-    grey = bool(np.array_equal(red, green) and np.array_equal(green, blue))
-    if grey and pixels.dtype != np.uint8:
-        return RawLabel(_whole(red, path))
     if pixels.dtype != np.uint8:
+        red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+        if np.array_equal(red, green) and np.array_equal(green, blue):
+            return RawLabel(_whole(red, path))
         raise UserError(f"{path} holds colours of {pixels.dtype.itemsize * 8} bits: save it with 8")
-    return RawLabel(pack(pixels), COLOURS, grey=grey)
+    return RawLabel(pack(pixels), COLOURS)
 
 
 def _whole(values: np.ndarray, path: Path) -> np.ndarray:

@@ -163,7 +163,10 @@ def _from_colours(pixels: dict[int, int], wishes: Wishes) -> list[_Draft]:
                 f"the labels are colour masks, and {row.name} in --classes {wishes.file} has no colour: write "
                 "name,red,green,blue"
             )
-    return [_Draft(int(pack(np.array(row.colour))), row.name, row.id, row.colour, row.ignored) for row in wishes.rows]
+    return [
+        _Draft(int(pack(np.uint8([[row.colour]]))[0, 0]), row.name, row.id, row.colour, row.ignored)
+        for row in wishes.rows
+    ]
 
 
 def _from_ids(kind: Kind, pixels: dict[int, int], wishes: Wishes, said: list[str]) -> list[_Draft]:
