@@ -341,3 +341,40 @@ def test_more_classes_than_there_can_be_is_said_after_the_diagnosis(new_dataset,
     status, out, err = new_dataset(images, labels, tmp_path / "data")
     assert status == 2 and "254 classes at most" in err and len(err.splitlines()) == 1
     assert "Recognised" in out and "Findings" in out and not (tmp_path / "data").exists()
+
+
+def test_names_of_categories_may_be_anything(new_dataset, tmp_path):
+    images, file = make(tmp_path / "raw", "coco runs")
+    content = json.loads(file.read_text())
+    for category, name in zip(content["categories"], ['a\nb,"c', "x" * 5000, 'a\\nb,"c'], strict=True):
+        category["name"] = name
+    file.write_text(json.dumps(content))
+    assert new_dataset(images, file, tmp_path / "data")[0] == 0
+    names = find_table("auto", tmp_path / "data").names
+    assert names == ("background", 'a\\nb,"c (1)', "x" * 200, 'a\\nb,"c (3)')
+
+
+def test_a_palette_png_without_palette_is_a_bad_pair(new_dataset, tmp_path):
+    images, labels = make(tmp_path / "raw", "palette")
+    data = (labels / "photo_0.png").read_bytes()
+    start = data.index(b"PLTE") - 4
+    length = int.from_bytes(data[start : start + 4], "big")
+    (labels / "photo_0.png").write_bytes(data[:start] + data[start + 12 + length :])
+    status, _, err = new_dataset(images, labels, tmp_path / "data")
+    assert status in (0, 1) and len(err.splitlines()) == status and len(prepared(tmp_path / "data")) == 5 - status
+
+
+def test_damaged_labels_and_annotations_end_in_lines(new_dataset, tmp_path):
+    for form in ("palette", "coco counts", "tiff"):
+        images, labels = make(tmp_path / form, form, count=3)
+        file = labels if labels.is_file() else next(iter(sorted(labels.iterdir())))
+        whole = file.read_bytes()
+        rng = np.random.default_rng(0)
+        for _ in range(12):
+            damaged = bytearray(whole)
+            for at in rng.integers(0, len(whole), 3):
+                damaged[at] = rng.integers(256)
+            file.write_bytes(damaged[: rng.integers(len(whole) // 2, len(whole) + 1)])
+            status, _, err = new_dataset(images, labels, tmp_path / "data")
+            assert status in (0, 1, 2) and "Traceback" not in err
+            shutil.rmtree(tmp_path / "data", ignore_errors=True)

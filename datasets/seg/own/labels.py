@@ -155,7 +155,7 @@ def unpack(colour: int) -> tuple[int, int, int]:
 
 def _from_png(png: Png, path: Path) -> RawLabel:
     if png.colour == PNG_PALETTE:
-        table = dict(png.colours)[b"PLTE"] if png.colours else b""
+        table = dict(png.colours).get(b"PLTE", b"")
         entries = np.frombuffer(table[: len(table) // 3 * 3], np.uint8).reshape(-1, 3)[:256]
         palette = np.zeros(256, np.int64)
         palette[: len(entries)] = pack(entries[None])[0] if len(entries) else 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from datasets.seg.classes import FILE, parse_table
 from datasets.seg.own import pictures, report
 from datasets.seg.own.classes_file import Row, read_classes
 from datasets.seg.own.coco import Coco
@@ -86,6 +87,7 @@ def prepare(request: Request) -> int:
         raise UserError("no image with a label is left for train: see the problems above, or choose another --val")
     weights = [table.weights[entry.id] for entry in entries if not entry.ignored and entry.id in table.weights]
     text = table_text(entries, weights or class_weights(survey), kind.colours)
+    parse_table(text, request.dst.name, request.dst / FILE)  # or what is written could not be read
 
     def documents() -> dict[str, str]:
         figures = json.dumps(measure(survey), indent=2) + "\n"

@@ -32,12 +32,12 @@ def by_lists(pairs: Sequence[Pair], lists: Mapping[str, Path]) -> tuple[list[Pai
     split_of: dict[Path, str] = {}
     problems = []
     for split, file in lists.items():
-        words = [
-            line.split()[0].split(",")[0] for line in read_text(file, f"--{split}-list").splitlines() if line.strip()
-        ]
+        words = [line.strip() for line in read_text(file, f"--{split}-list").splitlines() if line.strip()]
         missing = []
         for word in words:
-            found = place.get(word) or place.get(word.replace("\\", "/").removeprefix("./"))
+            # A name may have spaces; and what follows it, as in VOC's lists, is none of ours.
+            first = word.split(",")[0].split()[:1]
+            found = next((place[name] for name in (word, *first, word.removeprefix("./")) if name in place), None)
             if found is None or len(found) > 1:
                 missing.append(word)
                 continue

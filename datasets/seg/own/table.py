@@ -16,10 +16,13 @@ from datasets.seg.own.facts import Entry
 from datasets.seg.own.kinds import WHITE, Kind
 from datasets.seg.own.labels import LARGEST_ID, pack, unpack
 from lib.base.errors import UserError
+from lib.base.names import printable
 
 VOID = 255
 """The id that people give to what has none; and that of ignored values that cannot keep theirs."""
 BACKGROUND = "background"
+LONGEST_NAME = 200
+"""Characters of a class's name in the table."""
 HEX = re.compile(r"#[0-9a-fA-F]{6}")
 
 
@@ -112,6 +115,9 @@ def make_table(kind: Kind, pixels: dict[int, int], wishes: Wishes, named: Named 
             f"or say which are classes with --classes FILE"
         )
     _number(drafts, kind, named, said)
+    for draft in drafts:
+        # Categories and folders may be called anything.
+        draft.name = printable(draft.name).strip()[:LONGEST_NAME] or f"class_{draft.id}"
     _name_apart(classes)
     _colour(drafts, kind)
     weights = {}

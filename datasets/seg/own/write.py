@@ -98,7 +98,8 @@ class Prepared:
         return files if self.label is None else files | {f"{split}/label/{self.label.path.name}": self.label}
 
     def row(self) -> list[str]:
-        label = "" if self.label is None else "|".join(map(str, self.label.sources))
+        sources = () if self.label is None else self.label.sources
+        label = str(sources[0]) + f" and {len(sources) - 1} more" * (len(sources) > 1) if sources else ""
         made = "" if self.label is None else self.label.made
         return [self.pair.split, self.image.path.name, str(self.image.sources[0]), label, self.image.made, made]
 
