@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lib.base.errors import UserError
 from lib.config import Config
-from lib.keys import complaints, keys, misfit
+from lib.keys import as_text, complaints, keys, misfit
 from lib.yaml_text import read_file, read_text
 
 SHORTHANDS = {"checkpoint": "checkpoint.file"}
@@ -53,6 +53,8 @@ class Recipe:
     config: Config
     layers: tuple[Layer, ...]
     """Parents first, then the file, then what was found out, then the arguments: later ones win."""
+    note: str = ""
+    """A line on what was found out, if anything."""
 
     def sources(self, name: str) -> list[str]:
         """What set the key ``name``: nothing, where it has its default; more than one only of a dictionary."""
@@ -97,11 +99,13 @@ def load_recipe(
     words = [Layer(f"{name}={text}", _branch(schema, name, text)) for name, text in pairs]
     layers, config = [*files, *words], _merged(schema, file, files, words)
     given = {key.name for key in keys(schema) if any(word.sets(key.name) for word in words)}
-    fitted = config.fitted(given) if fit else None
+    fitted, note = config.fitted(given) if fit else None, ""
     if fitted:
         measured, record = (Layer(fitted.source, _tree(values)) for values in (fitted.values, fitted.record))
         layers = [*files, measured, *words, record]
         config = _merged(schema, file, files, [measured, *words, record])
+        settings = (f"{name}={as_text(value)}" for name, value in fitted.values.items() if name not in given)
+        note = " ".join([f"fitted to {fitted.source}:", *settings]) if fitted.values else ""
     if file and not config.recipe:
         if wrong := _wrong_text("recipe", Path(file).stem):
             raise UserError(f"{wrong}: rename {file}, or set recipe")
@@ -112,7 +116,7 @@ def load_recipe(
     for complaint in complaints(config):
         is_fitted = fitted and complaint.partition("=")[0] in fitted.values.keys() - given
         raise UserError(f"{fitted.source}: {complaint}; {fitted.remedy}" if is_fitted else complaint)
-    return Recipe(config, tuple(layers))
+    return Recipe(config, tuple(layers), note)
 
 
 def _merged(schema: type, file: str | Path | None, files: list[Layer], others: list[Layer]) -> Config:

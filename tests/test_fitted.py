@@ -133,10 +133,12 @@ class TestOrder:
         config = of(root, *words)
         assert (config.train.max_iters, config.data.mean, config.val.mode) == (50, [1, 2, 3], "ms")
         assert config.data.crop_size == [64, 48]
-        # what follows from a value follows from the one that counts
-        assert (config.val.interval, config.checkpoint.interval) == (5, 2)
+        # what follows from a value follows from the one that counts, and a trial does not validate all the time
+        assert (config.val.interval, config.checkpoint.interval) == (100, 50)
         assert config.loss.ohem_min_kept == round(100_000 * 64 * 48 / 769**2)
         assert of(root, "data={mean: [1, 2, 3]}").data.mean == [1, 2, 3]
+        config = of(root, "train.max_iters=6000")
+        assert (config.val.interval, config.checkpoint.interval) == (600, 300)
 
     def test_one_key_turns_it_off(self, data):
         without = of(data(), "data.fitted=false")
@@ -273,6 +275,7 @@ class TestRuns:
         run = go("train", "one", root, *words)
         recorded, whole, half = load_config(run.path / "config.yaml", []), run.figures, run.checkpoint("iter_2")
         assert len(whole) == 5 and recorded.data.crop_size == [96, 72]
+        assert f"fitted to {root / 'facts.json'}: " in (run.path / "log.txt").read_text()
         assert recorded.data.fitted_to == str(root / "facts.json") and not recorded.data.fitted
         drawn(mean=[1.0, 2.0, 3.0], width=[40] * 3, height=[40] * 3)
         assert go("resume", "one", root, f"checkpoint={half}").figures == whole

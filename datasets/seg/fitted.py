@@ -34,10 +34,15 @@ FEWEST, MOST = 2_000, 150_000
 longest is ADE20K's."""
 VALIDATIONS, CHECKPOINTS = 10, 20
 """In a run."""
+SHORTEST = 1_000
+"""Iterations of a run that has so many of them: a trial of a few iterations is not to validate after each."""
 MULTIPLE = 8
 """Of a crop's sides, in pixels: the backbone's output stride."""
 KEPT, KEPT_OF = 100_000, 769 * 769
 """Pixels that OHEM keeps at least of those of an image, in the published recipes: a sixth of the crop."""
+
+LEAST_STD = 1e-6
+"""Of a band that varies."""
 
 Value = Callable[[str], Any]
 """From the name of a key to its value as far as it is settled."""
@@ -164,7 +169,8 @@ def _pixels(facts: Facts, value: Value, has_bands: bool) -> dict[str, Any]:
     as one of three equal bands, which is what pretrained weights want. A band that never varies is divided by 1.
     Distortions of colour are for pictures alone.
     """
-    mean, std = list(facts.mean), [deviation if deviation >= 1e-6 else 1.0 for deviation in facts.std]
+    mean = [_short(number) for number in facts.mean]
+    std = [_short(number) if number >= LEAST_STD else 1.0 for number in facts.std]
     if len(mean) == 1 and (facts.is_8bit or not has_bands):
         mean, std = mean * 3, std * 3
     if len(mean) == 3 and value("data.color_order") == "bgr":
@@ -172,6 +178,11 @@ def _pixels(facts: Facts, value: Value, has_bands: bool) -> dict[str, Any]:
     found = {"data.bands": len(mean), "data.mean": mean, "data.std": std}
     is_picture = facts.is_8bit and len(mean) == 3
     return found if is_picture else found | {"data.photometric": False}
+
+
+def _short(number: float) -> float:
+    """To six digits: more say nothing, and are hard to read."""
+    return float(f"{number:.6g}")
 
 
 def _crop(facts: Facts, value: Value, has_bands: bool) -> dict[str, Any]:
@@ -192,12 +203,9 @@ def _iterations(facts: Facts, value: Value, has_bands: bool) -> dict[str, Any]:
 
 
 def _intervals(facts: Facts, value: Value, has_bands: bool) -> dict[str, Any]:
-    """Ten validations and twenty checkpoints in a run of any length."""
-    total = value("train.max_iters")
-    return {
-        "val.interval": max(1, total // VALIDATIONS),
-        "checkpoint.interval": max(1, total // CHECKPOINTS),
-    }
+    """Ten validations and twenty checkpoints in a run of any length from 1000 iterations; fewer in a shorter one."""
+    total = max(value("train.max_iters"), SHORTEST)
+    return {"val.interval": total // VALIDATIONS, "checkpoint.interval": total // CHECKPOINTS}
 
 
 def _hard_pixels(facts: Facts, value: Value, has_bands: bool) -> dict[str, Any]:

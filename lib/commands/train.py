@@ -10,7 +10,7 @@ add_options = add_configuration
 def run(options: argparse.Namespace) -> None:
     from lib.engine.runs import RunFolder
     from lib.engine.train import train
-    from lib.tasks import load_config, make_task
+    from lib.tasks import load, make_task
 
-    config = load_config(options.config, options.overrides)
-    train(make_task(config), config, RunFolder(config))
+    recipe = load(options.config, options.overrides)
+    train(make_task(recipe.config), recipe.config, RunFolder(recipe.config), recipe.note)

@@ -34,13 +34,14 @@ from lib.engine.task import Task
 from lib.weights.loading import start_from
 
 
-def train(task: Task, config: Config, folder: RunFolder) -> None:
-    """Train a new run; what torchrun restarts goes on from the last checkpoint it left, if any."""
+def train(task: Task, config: Config, folder: RunFolder, note: str = "") -> None:
+    """Train a new run, ``note`` in its log; what torchrun restarts goes on from the last checkpoint it left, if any."""
     with folder.claim(), join_world(config.device) as world:
         launches = [launch for launch in world.gather(os.environ.get("LAUNCH_ID")) if launch]
         # One process looks for all: to the others, the folder may already show what this one makes next.
         checkpoint = world.gather(folder.restart(launches) if world.is_main else None)[0]
         trainer = Trainer(task, config, folder, world, pretrained="" if checkpoint else config.pretrained)
+        trainer.notes += [note] if note else []
         if checkpoint:
             trainer.restore(checkpoint)
         trainer.run(None if checkpoint else launches)
