@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from conftest import FAST, Run
 
+from datasets.seg.fitted import fit, parse_facts
 from lib.base.errors import UserError
+from lib.keys import get
 from lib.recipes import to_yaml
 from lib.tasks import load, load_config
 
@@ -122,6 +124,28 @@ class TestRules:
     def test_grey_images_are_read_as_colour_ones(self, data):
         config = of(data(bands=1, mean=[7.0], std=[2.0]))
         assert (config.data.mean, config.data.std) == ([7.0] * 3, [2.0] * 3)
+
+    @pytest.mark.parametrize(
+        "bands, dtype, order, expected",
+        [
+            (4, "float32", "bgr", (4, [1, 2, 3, 4], False)),
+            (3, "uint16", "bgr", (3, [3, 2, 1], False)),
+            (3, "uint16", "rgb", (3, [1, 2, 3], False)),
+            (1, "uint16", "bgr", (1, [1], False)),
+            (1, "uint8", "bgr", (3, [1, 1, 1], None)),
+            (3, "uint8", "rgb", (3, [1, 2, 3], None)),
+        ],
+    )
+    def test_bands_come_in_the_files_order_and_colours_are_distorted_of_pictures_alone(
+        self, bands, dtype, order, expected
+    ):
+        numbers = [1, 2, 3, 4][:bands]
+        facts = parse_facts(FACTS | {"bands": bands, "dtype": dtype, "mean": numbers, "std": numbers}, "facts.json")
+        config = load_config(CUSTOM, [f"data.color_order={order}"])
+        known = {"data.bands", "data.mean", "data.std", "data.photometric"}
+        found = fit(facts, False, lambda name: get(config, name), (), known)
+        assert (found["data.bands"], found["data.mean"], found.get("data.photometric")) == expected
+        assert found["data.std"] == found["data.mean"]
 
 
 class TestOrder:
