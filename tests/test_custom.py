@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "seg"
 CUSTOM = CONFIGS / "custom" / "fcn_r101.yaml"
 CAMVID = ROOT.parent / "shared" / "data" / "camvid"
+TINY = ("model.backbone.name=mobilenet_v2", "model.head.options.width=32", "model.aux.options.width=32")
 HEADER = "id,name,train_id,red,green,blue,weight\n"
 TWO = HEADER + "7,ground,0,0,0,0,\n200,cell,1,255,0,0,\n"
 
@@ -44,7 +45,7 @@ def go(command, tmp_path, monkeypatch):
 
     def call(mode, root, *words, config=CUSTOM, dataset="auto"):
         short = ("train.max_iters=2", "val.interval=2", "val.pictures=0", "data.workers=0", f"data.dataset={dataset}")
-        outcome = command(mode, "tag=t", f"data.root={root}", *FAST, *short, *words, config=config)
+        outcome = command(mode, "tag=t", f"data.root={root}", *FAST, *short, *TINY, *words, config=config)
         return outcome, Run(tmp_path / "runs" / "seg" / dataset / config.stem / "t")
 
     yield call

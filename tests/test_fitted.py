@@ -284,6 +284,7 @@ class TestRuns:
         """One mode of the custom recipe; go(mode, tag, root, *words) gives the run."""
         monkeypatch.setenv("RUNS_DIR", str(tmp_path / "runs"))
         quick = [word for word in FAST if not word.startswith(("data.crop_size", "loss.ohem"))]
+        quick += ["model.backbone.name=mobilenet_v2", "model.head.options.width=32", "model.aux.options.width=32"]
 
         def call(mode, tag, root, *words):
             outcome = command(mode, f"tag={tag}", f"data.root={root}", *quick, "val.pictures=0", *words, config=CUSTOM)
