@@ -157,6 +157,11 @@ def test_the_number_of_restarts_on_the_command_line_wins(surroundings):
     [
         ({"NPROC": "many"}, [], "NPROC=many: must be the number of processes, 1 or more"),
         ({"NPROC": "0"}, [], "NPROC=0: must be the number of processes"),
+        ({"NPROC": "9" * 5000}, [], "must be the number of processes, 1024 at most"),
+        ({"NNODES": "9" * 9}, [], "must be the number of machines, 1000000 at most"),
+        ({"RDZV": "head:0"}, [], "RDZV=head:0: must be HOST:PORT"),
+        ({"RDZV": "head:65536"}, [], "RDZV=head:65536: must be HOST:PORT"),
+        ({"RDZV": "head:" + "9" * 5000}, [], "must be HOST:PORT"),
         ({"NNODES": "0"}, [], "NNODES=0: must be the number of machines"),
         ({"NNODES": "2"}, [], "NNODES=2, but RDZV is not set: give RDZV=HOST:PORT of the first machine"),
         ({"NNODES": "2", "RDZV": "head"}, [], "RDZV=head: must be HOST:PORT"),

@@ -140,3 +140,11 @@ def test_the_python_of_the_page_runs():
         features = torch.empty(2, 256, 4, 4)
         assert names["block"](features).shape == features.shape
         assert names["network"].eval()(torch.empty(1, 3, 65, 65))["out"].shape == (1, 19, 65, 65)
+
+
+def test_numbers_come_with_the_bounds_within_which_they_are_taken():
+    rows = [row for row in PAGE.splitlines() if row.startswith("| `")]
+    numbers = [row for row in rows if "a whole number" in row.split("|")[2] or row.startswith("| `dropout`")]
+    assert len(numbers) > 30 and all(re.search(r"\(\S+ to \S+\)$", row.split("|")[2].strip()) for row in numbers)
+    assert any(row.startswith("| `dropout` | a number (0 to 1) |") for row in numbers)
+    assert any(row.startswith("| `embedding` | a whole number or null (1 to 16,384) |") for row in numbers)

@@ -88,6 +88,17 @@ class TestClaim:
         with folder.claim():
             assert "cannot be locked (Function not implemented): start no second job" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("place", ["file", "file/below", "loop", "nowhere", "/proc/x", "/dev/null", "l" * 300])
+    def test_a_place_that_takes_no_runs_is_named_with_its_variable(self, tmp_path, monkeypatch, place):
+        (tmp_path / "file").touch()
+        (tmp_path / "loop").symlink_to(tmp_path / "loop")
+        (tmp_path / "nowhere").symlink_to(tmp_path / "no" / "where")
+        monkeypatch.setenv("RUNS_DIR", str(tmp_path / place))
+        claim = RunFolder(load_config(RECIPE, ["tag=mine"])).claim()
+        with pytest.raises(UserError, match="let RUNS_DIR name a folder that can be written to") as caught, claim:
+            pass
+        assert str(tmp_path / place)[:50] in str(caught.value)
+
     def test_of_two_jobs_that_start_at_once_one_trains_and_the_other_says_why_not(self, scripts, data_root, long_run):
         words = ("twice", data_root, *long_run, "train.max_iters=100000", "overwrite=true")
         jobs = [scripts.start("train", *words) for _ in (0, 1)]

@@ -56,6 +56,9 @@ GRACE_SECONDS = "600"
 MEETING_SECONDS = 600
 """How long a machine waits for the others, at the start and before a restart."""
 
+MOST_PROCESSES = 1024
+"""Of one machine: each takes some hundred megabytes before it has said anything."""
+
 FINAL = (2, 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGHUP)
 """Exit statuses of main.py after which a restart would only repeat itself: a user's mistake, and a stop on request."""
 
@@ -143,9 +146,11 @@ def _is_over(worker_group: WorkerGroup) -> bool:
         return True
 
 
-def _whole_number(name: str, text: str, lowest: int, meaning: str) -> int:
-    if not text.isdecimal() or int(text) < lowest:
+def _whole_number(name: str, text: str, lowest: int, meaning: str, highest: int = 1_000_000) -> int:
+    if not text.isdecimal() or int(text[:9]) < lowest:
         raise UserError(f"{name}={text}: must be the number of {meaning}, {lowest} or more")
+    if len(text) > 9 or int(text) > highest:
+        raise UserError(f"{name}={text}: must be the number of {meaning}, {highest} at most")
     return int(text)
 
 
@@ -160,7 +165,7 @@ def torchrun_arguments(max_restarts: str | None = None) -> list[str]:
     """
     environment = os.environ
     processes = _whole_number(
-        "NPROC", environment.get("NPROC") or str(max(1, torch.cuda.device_count())), 1, "processes"
+        "NPROC", environment.get("NPROC") or str(max(1, torch.cuda.device_count())), 1, "processes", MOST_PROCESSES
     )
     machines = _whole_number("NNODES", environment.get("NNODES") or "1", 1, "machines")
     name, restarts = "--max-restarts", max_restarts
@@ -176,7 +181,7 @@ def torchrun_arguments(max_restarts: str | None = None) -> list[str]:
             raise UserError(f"NNODES={machines}, but RDZV is not set: give RDZV=HOST:PORT of the first machine")
         return [*arguments, "--standalone", "--local-addr", "localhost"]
     host, _, port = meeting.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port[:9]) < 1 << 16:
         raise UserError(f"RDZV={meeting}: must be HOST:PORT of the first machine")
     node = _whole_number("NODE_RANK", environment.get("NODE_RANK") or "0", 0, "this machine")
     if node >= machines:

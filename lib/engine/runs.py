@@ -66,7 +66,13 @@ class RunFolder:
             yield
             return
         busy = f"another process is training in {self.path}: stop it first, or choose another tag"
-        handle = acquire(self.lock, busy, PATIENCE_SECONDS)
+        try:
+            handle = acquire(self.lock, busy, PATIENCE_SECONDS)
+        except OSError as error:
+            raise UserError(
+                f"the folder of runs, {self.root}, cannot take {self.path}: {error.strerror}; "
+                "let RUNS_DIR name a folder that can be written to"
+            ) from error
         try:
             self._recover()
             yield

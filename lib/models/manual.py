@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lib.models import BACKBONES, BLOCKS, HEADS, backbones, blocks, heads
-from lib.models.options import describe, option_types
+from lib.models.options import bounds_in_words, describe, option_types
 from lib.models.table import markdown, network_rows
 
 PARTS = {"Backbones": (backbones, BACKBONES), "Heads": (heads, HEADS), "Blocks": (blocks, BLOCKS)}
@@ -68,6 +68,8 @@ def option_rows(entry: type) -> Iterator[str]:
     parameters = inspect.signature(entry).parameters
     for name, hint in option_types(entry).items():
         value = "a [block](#blocks)" if name == "block" else describe(hint)
+        bounds = bounds_in_words(name, hint)
+        value += f" ({bounds})" if bounds else ""
         meaning = _to_markdown(meaning_of(name, entry)).replace("|", r"\|")
         yield f"| `{name}` | {value} | {_as_yaml(parameters[name].default)} | {meaning} |"
 

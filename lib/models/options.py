@@ -62,6 +62,19 @@ def _check_bounds(name: str, value: Any, *, path: str) -> None:
             raise UserError(f"{path}.{name} is {value!r}: it must be from {lowest} to {highest}")
 
 
+def bounds_in_words(name: str, hint: Any) -> str:
+    """What ``BOUNDS`` says of an option of that type, ``1 to 64``; empty where it is no number."""
+    if not _holds(hint, int) and not (name in BOUNDS and _holds(hint, float)):
+        return ""
+    lowest, highest = BOUNDS.get(name, CHANNELS)
+    return f"{lowest:,} to {highest:,}"
+
+
+def _holds(hint: Any, kind: type) -> bool:
+    """Whether an annotation is that type or is made of it: ``Sequence[int] | None`` of int."""
+    return hint is kind or any(_holds(argument, kind) for argument in typing.get_args(hint))
+
+
 def option_names(constructor: Callable) -> list[str]:
     """The keyword-only parameters of a constructor."""
     parameters = inspect.signature(constructor).parameters.values()
