@@ -40,7 +40,7 @@ class Evaluator:
     ) -> None:
         self.task, self.network, self.world, self.in_full = task, network, world, in_full
         self.bfloat16 = use_bfloat16(settings.amp, world.device)
-        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.memory_format = memory_format(settings)
         self.tally: Tally
 
     @torch.inference_mode()
@@ -75,6 +75,11 @@ class Evaluator:
         return True
 
 
+def memory_format(settings: TrainConfig) -> torch.memory_format:
+    """How feature maps, and the weights that meet them, lie in memory."""
+    return torch.channels_last if settings.channels_last else torch.contiguous_format
+
+
 def evaluate(task: Task, config: Config, run: RunFolder, split: str) -> None:
     """Predict the images of ``split`` by the run's best checkpoint, or ``checkpoint=FILE``, into the run's folder.
 
@@ -92,7 +97,7 @@ def evaluate(task: Task, config: Config, run: RunFolder, split: str) -> None:
         network = task.network()
         iteration = fill(network, content, path, task.options, notes.append)
         del content
-        network.to(world.device)
+        network.to(world.device, memory_format=memory_format(config.train))
         evaluator = Evaluator(task, network, world, config.train, in_full=True)
         loading = {"rank": world.rank, "world_size": world.size, "workers": config.data.workers}
         loader = stack.enter_context(eval_loader(data, **loading))

@@ -56,9 +56,9 @@ def open_trained(path: str | Path, overrides: Sequence[str] = ()) -> Trained:
         UserError: there is no such thing, it is damaged, has no configuration or is another project's, or its
             configuration and weights do not fit each other.
     """
-    import torch
 
     from lib.engine.distribute import choose_device
+    from lib.engine.evaluate import memory_format
     from lib.weights.checkpoints import is_foreign
     from lib.weights.files import find_checkpoint
     from lib.weights.loading import fill, read_network, texts_of
@@ -78,8 +78,7 @@ def open_trained(path: str | Path, overrides: Sequence[str] = ()) -> Trained:
     task.adopt(texts, file)
     network, notes = task.network(), []
     iteration = fill(network, content, file, task.options, notes.append)
-    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    network.to(device, memory_format=layout).eval().requires_grad_(False)
+    network.to(device, memory_format=memory_format(config.train)).eval().requires_grad_(False)
     return Trained(config, task, network, device, iteration, file, tuple(notes))
 
 

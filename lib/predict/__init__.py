@@ -1,0 +1,1 @@
+"""Predicting with what was trained: from images, folders, lists, videos and cameras to files."""
