@@ -95,6 +95,25 @@ class Frugal:
             self.reduced[size] = way.predictor.window
         return torch.cat(results)
 
+    def way_by_strips(self, network: nn.Module, size: Size, bands: int) -> Way:
+        """How an image of ``size`` is to be evaluated of which, for want of memory, only some rows are held at a time.
+
+        Raises:
+            UserError: there is not enough memory for the smallest windows either.
+        """
+        device = next(network.parameters()).device
+        most = SHARE * (memory.available_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0])
+        plain = replace(self.predictor, slides=True, scales=(1.0,), flip=False, pad_multiple=1)
+        plain = replace(plain, short_side=0, long_side=0)
+        way = Way(1, plain, strips=True, reduced=not (self.predictor.slides and _is_plain(self.predictor)))
+        if way.reduced:
+            self._warn(plain, size)
+        while self.needed(network, way, size, bands) > most:
+            way = self._smaller(way, size, device)
+        if way.reduced:
+            self.reduced[size] = way.predictor.window
+        return way
+
     def facts(self) -> dict[str, object]:
         """For the record: which sizes were evaluated by windows for want of memory; nothing where none were."""
         found = [

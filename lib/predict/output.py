@@ -22,8 +22,6 @@ RECORD = "predictions.json"
 LARGEST_RECORD = 1 << 28
 """Bytes of a record that is looked at before it is replaced."""
 POLYGONS = ("coco", "geojson")
-FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-"""Label images are flat: run lengths are most of what there is to gain, in a fraction of the time."""
 
 
 class Output:
@@ -88,13 +86,18 @@ class Output:
 
     def label(self, name: PurePath, train_ids: np.ndarray) -> None:
         """Write ``label/<name>.png`` in the dataset's ids."""
-        self._encoded(self._path("label", name, ".png"), cv2.LUT(train_ids, self._ids), FAST_PNG)
+        self._encoded(self._path("label", name, ".png"), self.ids_of(train_ids), [])
 
-    @property
-    def _ids(self) -> np.ndarray:
+    def ids_of(self, train_ids: np.ndarray) -> np.ndarray:
+        """The dataset's ids, uint8 [H, W], of train ids."""
         ids = np.zeros(256, np.uint8)
         ids[: len(self.table)] = self.table.id_of
-        return ids
+        return cv2.LUT(train_ids, ids)
+
+    def large(self, source: Source, write: Callable[[BinaryIO], object], picture: Callable[[], np.ndarray]) -> None:
+        """Write the label image, a TIFF, of an image that is larger than memory, then a small picture of it, BGR."""
+        self._write(self._path("label", source.name, ".tif"), write)
+        self._encoded(self._path("vis", source.name, ".jpg"), picture(), [cv2.IMWRITE_JPEG_QUALITY, 90])
 
     def overlay(self, picture: np.ndarray, train_ids: np.ndarray) -> np.ndarray:
         """A picture, BGR, tinted by class."""

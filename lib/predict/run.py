@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from datasets.seg.bands import open_bands
 from datasets.seg.pixels import Pixels
 from lib.base.errors import UserError
 from lib.predict.forecast import Forecast, Prepared, prepare
+from lib.predict.large import LargeImage, open_large, predict_large
 from lib.predict.output import Output
 from lib.predict.pipeline import Ahead, in_batches, threads
 from lib.predict.sources import Source
@@ -72,14 +74,22 @@ class Prediction:
             reader.close()
             writer.close()
 
-    def _prepare(self, source: Source) -> Prepared:
+    def _prepare(self, source: Source) -> Prepared | LargeImage:
+        if large := open_large(source, self.pixels, self.forecast.num_classes):
+            return large
         return prepare(open_bands(source.path, self.pixels.bands).decode(), self.pixels)
 
     def _read(self, begun: Iterator[tuple[Source, Future]]) -> Iterator[tuple[Source, Prepared]]:
         for source, future in begun:
             try:
-                yield source, future.result()
+                found = future.result()
+                if isinstance(found, LargeImage):
+                    self._large(source, found)
+                else:
+                    yield source, found
             except UserError as error:
+                if "cannot write" in str(error):
+                    raise
                 self._fail(str(error))
 
     def _predict(self, batch: list[tuple[Source, Prepared]], writer: Ahead) -> None:
@@ -96,6 +106,12 @@ class Prediction:
                 self.output.coco.add(str(source.path), prediction.train_ids)
             writer.submit(self.output.image, source, prepared.picture, prediction)
         self._advance(len(batch))
+
+    def _large(self, source: Source, image: LargeImage) -> None:
+        with closing(image):
+            if predict_large(source, image, self.forecast, self.output):
+                self.by_windows.append(str(source.name))
+        self._advance(1)
 
     def _video(self, source: Source) -> None:
         before = self.count

@@ -24,13 +24,14 @@ def colourise(train_ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Each pixel in the colour of its class; black where the id has no class (ignored)."""
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(palette)] = palette
-    return colours[train_ids]
+    return cv2.LUT(cv2.merge([train_ids] * 3), colours[None])
 
 
 def overlay(image: np.ndarray, train_ids: np.ndarray, palette: np.ndarray, alpha: float = 0.5) -> np.ndarray:
     """The image tinted by class, ``alpha`` x colour + (1 - alpha) x image; ignored pixels stay as they are."""
     tinted = cv2.addWeighted(colourise(train_ids, palette), alpha, image, 1 - alpha, 0)
-    return np.where((train_ids < len(palette))[..., None], tinted, image)
+    is_class = train_ids < len(palette)
+    return tinted if is_class.all() else np.where(is_class[..., None], tinted, image)
 
 
 def panel(
