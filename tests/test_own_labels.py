@@ -181,6 +181,17 @@ def test_ids_and_names_can_be_ignored(new_dataset, tmp_path, ignore, names):
     assert find_table("auto", tmp_path / "data").names == names
 
 
+def test_ignored_ids_of_a_table_need_no_colour(new_dataset, tmp_path):
+    rows = [f"{at},{name},{at - 1},{','.join(map(str, COLOURS[at]))}," for at, name in enumerate(NAMES) if at]
+    text = ["id,name,train_id,red,green,blue,weight", *rows, "11,void,,,,,"]
+    (tmp_path / "table.csv").write_text("\n".join(text))
+    words = ["--classes", tmp_path / "table.csv", "--ignore", "#000000"]
+    assert new_dataset(*make(tmp_path / "raw", "colours"), tmp_path / "data", *words)[0] == 0
+    assert find_table("auto", tmp_path / "data").names == NAMES[1:]
+    expected = {name: np.where(ids == 0, 255, ids).astype(np.uint8) for name, ids in LABELS.items()}
+    assert same(prepared(tmp_path / "data"), expected)
+
+
 def test_a_colour_can_be_ignored(new_dataset, tmp_path):
     new_dataset(*make(tmp_path / "raw", "colours"), tmp_path / "data", "--ignore", "#000000")
     assert [0, 0, 0] not in find_table("auto", tmp_path / "data").palette.tolist()

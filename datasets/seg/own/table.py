@@ -163,15 +163,16 @@ def _from_names(named: Named, pixels: dict[int, int], wishes: Wishes) -> list[_D
 def _from_colours(pixels: dict[int, int], wishes: Wishes) -> list[_Draft]:
     if wishes.rows is None:
         return [_Draft(value, f"class_{at}", at, unpack(value)) for at, value in enumerate(sorted(pixels))]
-    for row in wishes.rows:
+    # Tables of known datasets give ignored ids no colour.
+    rows = [row for row in wishes.rows if row.colour or not row.ignored]
+    for row in rows:
         if row.colour is None:
             raise UserError(
                 f"the labels are colour masks, and {row.name} in --classes {wishes.file} has no colour: write "
                 "name,red,green,blue"
             )
     return [
-        _Draft(int(pack(np.uint8([[row.colour]]))[0, 0]), row.name, row.id, row.colour, row.ignored)
-        for row in wishes.rows
+        _Draft(int(pack(np.uint8([[row.colour]]))[0, 0]), row.name, row.id, row.colour, row.ignored) for row in rows
     ]
 
 
