@@ -93,6 +93,9 @@ class TestRules:
         assert config.train.max_iters == iterations
         assert (config.val.interval, config.checkpoint.interval) == (iterations // 10, iterations // 20)
 
+    def test_there_is_no_validation_without_images_for_it(self, data):
+        assert of(data(images={"train": 1000, "val": 0, "test": 0})).val.interval == 0
+
     def test_hard_pixels_are_the_same_part_of_any_crop(self, data):
         root = data(width=[2048] * 3, height=[1024] * 3)
         assert of(root, recipe=CITYSCAPES).data.crop_size == [769, 769]
@@ -307,3 +310,9 @@ class TestRuns:
         # nor does validation, even of what is damaged: the run has what it needs
         drawn(format=9)
         go("val", "one", root)
+
+        # and a checkpoint stands for its run, whatever the data at hand look like
+        drawn(mean=[1.0, 2.0, 3.0], width=[40] * 3, height=[40] * 3)
+        other = go("val", "other", root, f"checkpoint={run.checkpoint()}")
+        scores = [json.loads((path / "val/metrics.json").read_text()) for path in (run.path, other.path)]
+        assert scores[0]["iou"] == scores[1]["iou"] and scores[0]["protocol"] == scores[1]["protocol"]

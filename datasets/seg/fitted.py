@@ -203,9 +203,15 @@ def _iterations(facts: Facts, value: Value, has_bands: bool) -> dict[str, Any]:
 
 
 def _intervals(facts: Facts, value: Value, has_bands: bool) -> dict[str, Any]:
-    """Ten validations and twenty checkpoints in a run of any length from 1000 iterations; fewer in a shorter one."""
+    """Ten validations and twenty checkpoints in a run of any length from 1000 iterations; fewer in a shorter one.
+
+    No validation where there is no image for it.
+    """
     total = max(value("train.max_iters"), SHORTEST)
-    return {"val.interval": total // VALIDATIONS, "checkpoint.interval": total // CHECKPOINTS}
+    return {
+        "val.interval": total // VALIDATIONS if facts.images["val"] else 0,
+        "checkpoint.interval": total // CHECKPOINTS,
+    }
 
 
 def _hard_pixels(facts: Facts, value: Value, has_bands: bool) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def open_run(file: str, overrides: Sequence[str], *, needs_run: bool) -> tuple[C
     """The configuration and folder of an existing run.
 
     What the run recorded in its ``config.yaml`` counts, not the recipe; ``overrides`` still come last. With
-    ``needs_run`` False, ``checkpoint=FILE`` stands in for a run that was never trained here.
+    ``needs_run`` False, ``checkpoint=FILE`` stands in for a run that was never trained here; its own configuration
+    counts where the recipe's would be fitted to other data.
     """
     # What was measured of the data since the run began is nothing to it.
     config = load_config(file, overrides, fit=False)
@@ -63,5 +64,16 @@ def open_run(file: str, overrides: Sequence[str], *, needs_run: bool) -> tuple[C
     if needs_run or not config.checkpoint.file:
         remedy = "train it first" if needs_run else "train it first, or give checkpoint=FILE"
         raise UserError(f"there is no run of tag '{config.tag}' in {folder.path}: {remedy}")
-    config = load_config(file, overrides)
-    return config, RunFolder(config)
+    found = load(file, overrides)
+    if found.note:
+        # Fitted to the data at hand, which need not be those that the network learnt from.
+        from lib.weights.files import find_checkpoint
+        from lib.weights.loading import read_network, texts_of
+
+        path = find_checkpoint(config.checkpoint.file)
+        text = texts_of(read_network(path)).get("config")
+        if text is not None:
+            recorded = load_config(path, overrides, text, fit=False)
+            recorded.recipe, recorded.tag = config.recipe, config.tag
+            return recorded, RunFolder(recorded)
+    return found.config, RunFolder(found.config)
