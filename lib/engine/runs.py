@@ -16,7 +16,6 @@ from lib.base.errors import UserError
 from lib.base.lock import acquire, release
 from lib.config import Config
 from lib.recipes import to_yaml
-from lib.weights.files import find_checkpoint
 
 PATIENCE_SECONDS = 2
 """How long a claim waits: the loader's processes outlive a killed run, and hold its lock, for a moment."""
@@ -175,6 +174,9 @@ class RunFolder:
     def checkpoint(self, preference: tuple[str, ...]) -> Path:
         """The file or run named by ``checkpoint=``, else the run's own; of a run the first of ``preference``."""
         if self.configuration.checkpoint.file:
+            # Needs PyTorch, whose start a configuration that is printed, explained or refused does not wait for.
+            from lib.weights.files import find_checkpoint
+
             return find_checkpoint(self.configuration.checkpoint.file, preference)
         for name in preference:
             path = self.checkpoints / f"{name}.pth"
