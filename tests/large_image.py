@@ -1,5 +1,6 @@
-"""``python tests/large_image.py FOLDER [SIDE]``: predicts a TIFF of SIDE x SIDE pixels, 30 000 unless given, as a machine
-of 4 GiB would, and prints the peak of its own memory in MiB.
+"""``python tests/large_image.py FOLDER [SIDE]`` predicts a TIFF of SIDE x SIDE pixels as a machine of 4 GiB would.
+
+It prints whether it succeeded, and the peak of its own memory in MiB. SIDE is 30 000 unless given.
 """
 
 import resource
