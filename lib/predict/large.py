@@ -152,7 +152,9 @@ def predict_large(source: Source, image: LargeImage, forecast: Forecast, output:
                 train_ids = predict(logits)[0].cpu().numpy()
                 chosen = np.arange(-first % step, len(train_ids), step)
                 for row in chosen:
-                    shown.append((image.rows(first + row, first + row + 1)[0, ::step], train_ids[row, ::step]))
+                    # Copies: a view would keep the whole strip.
+                    colours = image.rows(first + row, first + row + 1)[0, ::step].copy()
+                    shown.append((colours, train_ids[row, ::step].copy()))
                 waiting = np.concatenate([waiting, output.ids_of(train_ids)])
                 while len(waiting) >= ROWS:
                     yield zlib.compress(waiting[:ROWS].tobytes(), 1)
