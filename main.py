@@ -26,9 +26,13 @@ from lib.base.errors import UserError
 from lib.base.memory import shortage
 from lib.commands import parse
 
+JOB = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+"""What torchrun tells a process of its job."""
+
 
 def main() -> int:
     end_with_launcher()
+    open_streams()
     try:
         return run_command()
     except KeyboardInterrupt as interrupt:
@@ -39,10 +43,34 @@ def main() -> int:
         return 128 + number
 
 
+def open_streams() -> None:
+    """What is said goes nowhere where stdout or stderr is closed, and in escapes where their encoding is too poor."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (until the end)
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def check_job() -> None:
+    """Raise UserError where the environment speaks of a job as torchrun never does."""
+    for name in JOB:
+        if not os.environ.get(name, "0").isdecimal():
+            raise UserError(
+                f"{name}={os.environ[name]}: must be a whole number, as torchrun sets it; unset it otherwise"
+            )
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise UserError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}, but RANK, MASTER_ADDR or MASTER_PORT is not set: unset it, "
+            "or start the processes by a script of scripts/"
+        )
+
+
 def run_command() -> int:
     """Do what the command line asks for; returns the exit status."""
     run, options = parse(sys.argv[1:])
     try:
+        check_job()
         run(options)
     except BrokenPipeError:
         # Whoever read the output, `head` or `less`, has seen enough; what is still to be flushed goes nowhere.
@@ -52,7 +80,7 @@ def run_command() -> int:
         if options.debug:
             raise
         # The processes of a job often meet the same mistake: a machine's first speaks, and its end stops the others.
-        if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
             time.sleep(3)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2

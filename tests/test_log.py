@@ -84,3 +84,9 @@ def test_time_left_is_shown_in_hours_minutes_and_seconds():
     assert [clock(seconds) for seconds in (0, 59.6, 3599, 3661, 90_000)] == [
         "0:00:00", "0:01:00", "0:59:59", "1:01:01", "25:00:00",
     ]  # fmt: skip
+
+
+def test_a_log_that_is_no_file_is_refused_without_a_wait(tmp_path):
+    os.mkfifo(tmp_path / "log.txt")
+    with pytest.raises(UserError, match=r"the log .*log\.txt is no regular file"), log_to(tmp_path / "log.txt"):
+        pass

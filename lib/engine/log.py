@@ -41,7 +41,10 @@ def log_to(file: Path | None) -> Iterator[None]:
     handlers: list[logging.Handler] = []
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handlers = [_Screen(logging.INFO), logging.FileHandler(file)]
+        if file.is_fifo() or file.is_dir():
+            # A pipe would wait for a reader.
+            require_regular(file, "the log", sys.maxsize)
+        handlers = [_Screen(logging.INFO), logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")]
     for handler in handlers:
         # A full disk is reported where it stops the run; a traceback for every line would bury that.
         handler.handleError = lambda record: None

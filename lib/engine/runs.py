@@ -14,6 +14,7 @@ import yaml
 from lib.base.atomic import write_atomically
 from lib.base.errors import UserError
 from lib.base.lock import acquire, release
+from lib.base.regular import read_regular
 from lib.config import Config
 from lib.recipes import to_yaml
 
@@ -119,7 +120,9 @@ class RunFolder:
         Raises:
             UserError: from ``refuse_existing``, where the run in this folder is of none of them.
         """
-        if not self.launches.exists() or not set(launches) & set(self.launches.read_text().split()):
+        if not self.launches.exists() or not set(launches) & set(
+            read_regular(self.launches).decode(errors="replace").split()
+        ):
             self.refuse_existing()
             return None
         latest = self.checkpoints / "latest.pth"
