@@ -7,13 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.seg.files import read_content, read_jpeg
+from datasets.seg.files import check_jpeg, read_content
 from datasets.seg.jpeg import SOI, JpegError
 from datasets.seg.npy import Npy, NpyError
 from datasets.seg.own.facts import Pair
 from datasets.seg.png import PALETTE as PNG_PALETTE
 from datasets.seg.png import SIGNATURE as PNG
-from datasets.seg.png import Png, PngError
+from datasets.seg.png import Png, PngError, imdecode
 from datasets.seg.raster import read_raster
 from datasets.seg.tiff import Tiff, TiffError
 from lib.base.errors import UserError
@@ -117,7 +117,8 @@ def read_label_file(path: Path) -> RawLabel:
             tiff = Tiff.parse(content)
             return _from_numbers(tiff.decode(tiff.size[0]), path)
         if content.startswith(SOI):
-            pixels = read_jpeg(content, identity, cv2.IMREAD_UNCHANGED)
+            check_jpeg(content, identity)
+            pixels = imdecode(content, cv2.IMREAD_UNCHANGED)
             if pixels is None:
                 raise _bad(path, "not a readable image")
             return (
