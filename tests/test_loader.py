@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from datasets.seg.augment import Augmentation
 from datasets.seg.classes import load_table
 from datasets.seg.dataset import EvalDataset, Pixels, TrainDataset, list_samples
 from lib.base.errors import UserError
+from lib.base.memory import shortage
 from lib.engine.loader import Loader, TrainStream, eval_loader, train_loader
 
 ROOT = Path(__file__).parents[1]
@@ -223,6 +225,21 @@ def test_close_stops_the_workers_in_mid_run_and_the_loader_can_start_again(root:
     assert torch.equal(next(iter(loader))["image"], first["image"])
     loader.close()
     assert not worker_ids() - before
+
+
+@pytest.mark.parametrize("seconds", [0, 0.3])
+def test_a_worker_that_was_killed_is_one_line(root: Path, seconds: float) -> None:
+    before = worker_ids()
+    with training(root, workers=1, iterations=500) as loader:
+        batches = iter(loader)
+        next(batches)
+        (worker,) = worker_ids() - before
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises((RuntimeError, UserError)) as error:
+            time.sleep(seconds)
+            for _ in batches:
+                pass
+    assert "lower data.workers" in (shortage(error.value) or str(error.value))
 
 
 def test_workers_leave_ctrl_c_and_sigterm_to_the_main_process(root: Path) -> None:

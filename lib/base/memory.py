@@ -51,11 +51,20 @@ def require_memory(needed: int, what: str, remedy: str) -> None:
         )
 
 
+KILLED = "a process that loads images was killed, perhaps for want of memory: lower data.workers"
+"""What is said of a loader's process."""
+
+
 def shortage(error: BaseException) -> str | None:
-    """The line for an error that says that memory is exhausted; None for any other."""
+    """The line for an error that says that memory is exhausted; None for any other.
+
+    A loader's process that was killed is one: where memory runs out, the system kills whom it finds the largest.
+    """
     remedy = "lower train.micro_batch, val.batch_size, data.crop_size or data.workers"
     if type(error).__name__ == "OutOfMemoryError":
         return "the GPU has too little memory: lower train.micro_batch or val.batch_size"
+    if str(error).startswith("DataLoader worker"):
+        return KILLED
     # PyTorch's CPU allocator, sizes beyond 64 bits, OpenCV's allocator, and a thread or process that cannot start.
     signs = (
         "DefaultCPUAllocator",

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from lib.base.errors import UserError
-from lib.base.memory import shortage
+from lib.base.memory import KILLED, shortage
 from lib.base.processes import end_with_parent, ignore_signals
 from lib.engine.task import Data
 
@@ -131,7 +131,15 @@ class Loader(DataLoader):
         if self.num_workers and self._iterator is None:
             # Workers ignore SIGTERM, so they must be told to stop before multiprocessing waits for them at exit.
             atexit.register(self.close)
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (ConnectionError, EOFError) as error:
+                batch = UserError(KILLED)
+                batch.__cause__ = error
             if isinstance(batch, UserError):
                 self.close()
                 raise batch

@@ -219,6 +219,9 @@ def read_run(run: Path) -> tuple[list[dict], dict]:
     state = torch.load(run / "checkpoints" / "latest.pth", weights_only=True)
     # PyTorch counts the calls since the start of the process, to warn of a wrong order.
     state["schedule"].pop("_step_count", None)
+    # Its name, and whether an earlier attempt was to be replaced, are what tells one run from the other.
+    own = ("tag:", "overwrite:")
+    state["config"] = [line for line in state["config"].splitlines() if not line.startswith(own)]
     return rows, state
 
 
