@@ -52,7 +52,7 @@ def parse(words: list[str]) -> tuple[Callable[[argparse.Namespace], None], argpa
     if words[0] not in commands:
         top.error(f"there is no command '{words[0]}': choose one of {', '.join(commands)}")
     file = commands[words[0]]
-    command = import_module(f"lib.commands.{file.stem}")
+    command = import_module(f"{__name__}.{file.stem}")
     parser = Parser(prog=f"main.py {words[0]}", description=_docstring(file))
     command.add_options(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

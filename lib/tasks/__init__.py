@@ -19,7 +19,7 @@ from lib.recipes import Recipe, load_recipe
 def tasks() -> dict[str, type[Task]]:
     """The tasks, by the names that ``task`` gives them in a configuration."""
     files = sorted(file.stem for file in Path(__file__).parent.glob("[!_]*.py") if "\nTASK = " in file.read_text())
-    found = [import_module(f"lib.tasks.{file}").TASK for file in files]
+    found = [import_module(f"{__name__}.{file}").TASK for file in files]
     return {task.name: task for task in found}
 
 

@@ -10,6 +10,9 @@ CHUNK_ENTRIES = 2 << 20
 # Rows of a product that is added to a sum of a wider type: few, as it is held in both types.
 PRODUCT_ROWS = 1024
 
+# Of the operators below; another one where the project is imported a second time under another name (``dnl_hub``).
+NAMESPACE = "_".join(["dnl", *__name__.split(".")[: __name__.split(".").index("lib")]])
+
 softmax_backward = torch.ops.aten._softmax_backward_data.out
 
 
@@ -41,7 +44,7 @@ def attention_rows(query: Tensor, key: Tensor, *, scale: float = 1.0) -> Tensor:
     return torch.softmax(scale * query.float() @ key.float().mT, dim=-1)
 
 
-@torch.library.custom_op("dnl::chunked_attention", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::chunked_attention", mutates_args=())
 def chunked_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """``attend`` with scale 1 through chunks of the queries."""
     out = query.new_empty(*query.shape[:2], value.shape[2])
@@ -52,7 +55,7 @@ def chunked_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return out
 
 
-@torch.library.custom_op("dnl::chunked_attention_backward", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::chunked_attention_backward", mutates_args=())
 def chunked_attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
