@@ -14,6 +14,10 @@ import pytest
 
 import main
 from datasets.seg.street import write_dataset
+from lib.engine.checkpoint import CheckpointFiles
+from lib.engine.evaluate import evaluate
+from lib.engine.runs import RunFolder
+from lib.tasks import load_config, make_task
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "configs" / "seg" / "cityscapes" / "dnl_r101.yaml"
@@ -131,6 +135,22 @@ def trained(scripts, data_root, long_run) -> Run:
     outcome = scripts("train", "whole", data_root, *long_run)
     assert outcome.status == 0, outcome.stderr
     return scripts.run("whole")
+
+
+@pytest.fixture(scope="session")
+def scored(tmp_path_factory, data_root) -> Iterator[Path]:
+    """A run folder that ``val`` scored: of random weights, of which it keeps an average that is another network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNS_DIR", str(tmp_path_factory.mktemp("runs")))
+        words = [*FAST, "tag=tiny", "val.mode=ss", "data.workers=0", f"data.root={data_root}", "train.ema=0.9"]
+        task, folder = make_task(config := load_config(RECIPE, words)), RunFolder(config)
+        folder.create()
+        state = {"model": task.network().state_dict(), "iteration": 3, "config": folder.recorded, **task.texts}
+        state["ema"] = make_task(load_config(RECIPE, [*words, "seed=1"])).network().state_dict()
+        CheckpointFiles(folder.checkpoints, keep=1).save(state, 3, is_best=True)
+        evaluate(task, config, folder, "val")
+        yield folder.path
+    shutil.rmtree(folder.path)
 
 
 @pytest.fixture

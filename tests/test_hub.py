@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,36 +11,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import FAST, RECIPE, ROOT
+from conftest import ROOT
 from PIL import Image
 
 from datasets.seg.classes import load_table
-from lib.engine.checkpoint import CheckpointFiles
-from lib.engine.evaluate import evaluate
-from lib.engine.runs import RunFolder
 from lib.models import BACKBONES, BLOCKS
-from lib.tasks import load_config, make_task
 
 TABLE = load_table("cityscapes")
 
 
 def hub(name, *words, **options):
     return torch.hub.load(str(ROOT), name, *words, source="local", **options)
-
-
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory, data_root):
-    """A run folder that ``val`` scored."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNS_DIR", str(tmp_path_factory.mktemp("runs")))
-        config = load_config(RECIPE, [*FAST, "tag=tiny", "val.mode=ss", "data.workers=0", f"data.root={data_root}"])
-        task, folder = make_task(config), RunFolder(config)
-        folder.create()
-        state = {"model": task.network().state_dict(), "iteration": 3, "config": folder.recorded, **task.texts}
-        CheckpointFiles(folder.checkpoints, keep=1).save(state, 3, is_best=True)
-        evaluate(task, config, folder, "val")
-        yield folder.path
-    shutil.rmtree(folder.path)
 
 
 @pytest.fixture(scope="module")

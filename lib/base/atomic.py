@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -29,3 +30,39 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> Non
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_folder_atomically(path: Path, write: Callable[[Path], None], *, replaces: bool = False) -> None:
+    """Let ``write`` fill a temporary folder beside ``path``, flush its files to the disk, then rename it to ``path``.
+
+    If ``write`` raises, the temporary folder is removed and ``path`` is as it was.
+
+    Args:
+        replaces: whether ``path`` is an old folder that goes. A kill at that very moment leaves it whole beside
+            ``path``, as ``.<name>.<...>.old``.
+
+    Raises:
+        OSError: something could not be written, or ``path`` exists and is not to be replaced.
+    """
+    token = secrets.token_hex(4)
+    temporary, old = (
+        path.parent / f"{shortened(f'.{path.name}', '.', most=200)}{token}{ending}" for ending in (".part", ".old")
+    )
+    try:
+        temporary.mkdir()
+        write(temporary)
+        for file in (*temporary.iterdir(), temporary):
+            handle = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        if replaces:
+            path.rename(old)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -65,6 +65,10 @@ def read_run(
             or optimiser.
     """
     state, checks = load_checkpoint(path), Checks(path)
+    if path.suffix == ".safetensors":
+        raise UserError(
+            f"cannot resume from {path}: what is published has weights alone: train on with pretrained={path.parent}"
+        )
     iteration = checks.count(state, "iteration")
     compare(texts_of(state), path)
     check_model(model, state["model"], path, exactly=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.seg.bands import open_bands
+from datasets.seg.bands import as_picture, open_bands
 from lib.base.errors import UserError
 from lib.engine.distribute import use_bfloat16
 from lib.tasks.trained import Trained, open_trained
@@ -98,17 +98,18 @@ class Prediction:
 
     Attributes:
         ids: uint8 [H, W], the dataset's label ids, as ``val`` writes them.
+        train_ids: uint8 [H, W], the classes' places in ``names``.
         names, class_ids, palette: of the classes, as ``Segmenting`` has them.
     """
 
     def __init__(self, of: Segmenting, values: np.ndarray, train_ids: np.ndarray) -> None:
-        self._of, self._values, self._train_ids = of, values, train_ids
+        self._of, self._values, self.train_ids = of, values, train_ids
         self.ids = of.class_ids[train_ids]
         self.names, self.class_ids, self.palette = of.names, of.class_ids, of.palette
 
     def __repr__(self) -> str:
         height, width = self.ids.shape
-        found = ", ".join(self.names[train_id] for train_id in np.unique(self._train_ids))
+        found = ", ".join(self.names[train_id] for train_id in np.unique(self.train_ids))
         return f"Prediction of {width} x {height} pixels: {found}"
 
     @cached_property
@@ -120,7 +121,7 @@ class Prediction:
         """The image tinted by class, with its legend; displayed in a notebook or where there is a screen."""
         from PIL import Image
 
-        picture = Image.fromarray(self._picture())
+        picture = Image.fromarray(self._tinted())
         shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
         if shell is not None and hasattr(shell, "kernel"):
             sys.modules["IPython.display"].display(picture)
@@ -128,20 +129,24 @@ class Prediction:
             picture.show()
         return picture
 
-    def _picture(self) -> np.ndarray:
+    @property
+    def picture(self) -> np.ndarray:
+        """The image to look at: uint8 [H, W, 3], RGB."""
+        if self._values.dtype == np.uint8 and self._values.shape[2] == 3:
+            return np.ascontiguousarray(self._values[..., ::-1])
+        return as_picture(self._values)
+
+    def _tinted(self) -> np.ndarray:
         import cv2
 
-        from datasets.seg.bands import as_picture
         from lib.vis.overlay import legend, overlay
 
-        is_rgb = self._values.dtype == np.uint8 and self._values.shape[2] == 3
-        shown = np.ascontiguousarray(self._values[..., ::-1]) if is_rgb else as_picture(self._values)
-        tinted = overlay(shown, self._train_ids, self.palette)
+        tinted = overlay(self.picture, self.train_ids, self.palette)
         height, width = tinted.shape[:2]
         if width < NARROWEST:
             wider = -(-NARROWEST // width)
             tinted = cv2.resize(tinted, (width * wider, height * wider), interpolation=cv2.INTER_NEAREST)
-        present = np.unique(self._train_ids).tolist()
+        present = np.unique(self.train_ids).tolist()
         return np.vstack([tinted, legend(self.names, self.palette, present, tinted.shape[1])])
 
 

@@ -42,14 +42,14 @@ class Trained:
 
 
 def open_trained(path: str | Path, overrides: Sequence[str] = ()) -> Trained:
-    """The network of a run folder (its best checkpoint, else the latest) or of a checkpoint file.
+    """The network of a run folder (its best checkpoint, else the latest), a checkpoint file or a published folder.
 
     The configuration is the run folder's ``config.yaml`` where a folder is named, else the checkpoint's own; a
     checkpoint of before they carried it finds the ``config.yaml`` of the run folder that it lies in. The class table
     is the checkpoint's own, else the one that the configuration names.
 
     Args:
-        path: of either.
+        path: of any of these.
         overrides: ``key=value``; ``device=cpu`` for one.
 
     Raises:
@@ -106,4 +106,5 @@ def _configuration(path: Path, file: Path, texts: dict[str, str], overrides: Seq
 def _beside(file: Path) -> Path | None:
     """The ``config.yaml`` of the run folder whose ``checkpoints`` hold ``file``; None where there is none."""
     found = file.parent.parent / CONFIG
-    return found if file.parent.name == "checkpoints" and found.is_file() else None
+    lies_in_run = file.parent.name == "checkpoints" and file.suffix == ".pth"
+    return found if lies_in_run and found.is_file() else None

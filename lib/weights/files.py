@@ -12,6 +12,7 @@ from lib.base.errors import UserError
 from lib.base.regular import require_regular
 from lib.weights.archive import Broken
 from lib.weights.foreign import Refused
+from lib.weights.published import WEIGHTS, read_safetensors
 from lib.weights.unpickle import read_data
 
 LARGEST = 1 << 36
@@ -27,7 +28,7 @@ class Damaged(UserError):
 
 
 def read_file(path: str | Path, kind: str = "pretrained file") -> Any:
-    """What ``torch.save`` wrote to ``path``, its tensors on the CPU, once all its checksums are verified.
+    """What ``torch.save`` or ``publish`` wrote to ``path``, its tensors on the CPU, once its checksums are verified.
 
     Foreign objects (a project's configuration, its log) are dropped without importing what they ask for.
 
@@ -39,6 +40,8 @@ def read_file(path: str | Path, kind: str = "pretrained file") -> Any:
             it is cut off or damaged.
     """
     path = Path(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path, kind)
     require_regular(path, kind, min(LARGEST, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
     try:
         content, dropped = read_data(path)
@@ -91,7 +94,8 @@ def _diagnose(path: Path) -> str:
 
 
 def find_checkpoint(path: str | Path, preference: Sequence[str] = BEST_FIRST) -> Path:
-    """The file that ``path`` names: itself, or, of a run folder or its ``checkpoints``, the first of ``preference``.
+    """The file that ``path`` names: itself; of a run folder or its ``checkpoints`` the first of ``preference``; of a
+    published folder the weights.
 
     Raises:
         UserError: it is a folder without any of them.
@@ -104,4 +108,6 @@ def find_checkpoint(path: str | Path, preference: Sequence[str] = BEST_FIRST) ->
         for name in names:
             if (folder / name).is_file():
                 return folder / name
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
     raise UserError(f"{path} is no run folder: it has no checkpoints/{' or '.join(names)}; name one, or a checkpoint")

@@ -1,0 +1,1 @@
+"""Publishing what was trained: a folder that says what it is, in which nothing is pickled."""
