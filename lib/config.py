@@ -146,8 +146,8 @@ class ValConfig:
 @dataclass
 class CheckpointConfig:
     file: str = key("")
-    """What to resume, validate or test instead of the run's own checkpoint: a file, or a run folder, which stands for
-    its best one (to resume: its latest). ``checkpoint=FILE`` is short for it."""
+    """What to resume, validate or test instead of the run's own checkpoint: a file, a run folder, which stands for
+    its best one (to resume: its latest), or a published folder. ``checkpoint=FILE`` is short for it."""
     interval: int = key(1000, between(1, MOST))
     """Save every so many iterations (and at the end, at the best score, and when stopped)."""
     keep: int = key(1, between(1, 1_000_000))
@@ -174,7 +174,8 @@ class Config:
     """``auto`` (a GPU if there is one), ``cpu`` or ``cuda``."""
     pretrained: str = key("")
     """File of ImageNet weights for the backbone, or a checkpoint of a whole network to start from, whose classes may
-    be others; or a run folder, which stands for its best checkpoint."""
+    be others; or a run folder, which stands for its best checkpoint, or a published folder; or an address
+    (``https://...``), ``torchvision:NAME`` or ``timm:NAME``."""
     overwrite: bool = key(False)
     """Whether ``train`` may replace a run of the same tag."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -12,9 +12,9 @@ from lib.weights.bands import fit_bands
 from lib.weights.checked import TEXTS, Checks, check_own, read_checkpoint
 from lib.weights.checkpoints import check_network, import_network, is_foreign, rename_network
 from lib.weights.comparison import COUNTER, compare
-from lib.weights.files import find_checkpoint, read_file
-from lib.weights.pretrained import load_pretrained
+from lib.weights.pretrained import fill_backbone
 from lib.weights.recorded import compare_options
+from lib.weights.sources import read_source
 
 FORMAT = 1
 """Of this project's checkpoints: a dictionary with ``format``, ``model``, ``iteration``, what a run adds, and the texts
@@ -82,7 +82,7 @@ def averaged_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
 def start_from(model: nn.Module, path: str | Path, options: Mapping[str, Any] | None = None) -> str:
     """Let training start from ImageNet weights of the backbone, or from a checkpoint of the whole network.
 
-    A run folder stands for its best checkpoint. One of a whole network is of this project (whose averaged weights
+    ``path`` is whatever ``read_source`` takes. One of a whole network is of this project (whose averaged weights
     count, if it has any), of torchcv or of mmsegmentation; an auxiliary head that it lacks, and a classifier of another
     number of classes, stay random. Where its images had another number of bands, the first convolution is spread over
     the network's (``lib.weights.bands``).
@@ -96,19 +96,20 @@ def start_from(model: nn.Module, path: str | Path, options: Mapping[str, Any] | 
     Raises:
         UserError: if the file is unreadable, holds another network or contradicts ``options``.
     """
-    path = find_checkpoint(path)
-    content, what, notes = read_file(path), f"pretrained file {path}", []
+    source = read_source(path)
+    content, path, notes = source.content, source.path, source.note(options)
+    what = f"pretrained file {path}"
     if not is_foreign(content):
         state = averaged_weights(check_own(content, path, FORMAT))
     else:
         renamed = rename_network(content, what)
         if renamed is None:
-            return load_pretrained(model.backbone, path).summary
+            return "\n".join([fill_backbone(model.backbone, content, path).summary, *notes])
         _, state, _ = renamed
     state, spread = fit_bands(state, model)
     found = check_network(model, state, what, any_classes=True)
     if options and is_foreign(content):
-        notes = compare_options(content, options, what)
+        notes += compare_options(content, options, what)
     model.load_state_dict({name: state[name] for name in found.matched}, strict=False)
     left = [*found.misshapen, *(name for name in found.missing if not name.endswith(COUNTER))]
     told = f"{path.name}: {len(found.matched)} entries of the whole network matched" + (

@@ -1,4 +1,4 @@
-"""ImageNet weights of torchcv, torchvision, mmcv and HRNet's and MobileNet's authors for a backbone."""
+"""ImageNet weights of torchcv, torchvision, timm, mmcv and HRNet's and MobileNet's authors for a backbone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +12,15 @@ from lib.weights.comparison import COUNTER, compare, describe
 from lib.weights.files import read_file
 from lib.weights.names import Table, rename
 from lib.weights.networks import HRNET, MOBILENET_V2, RESNET_V1C
+from lib.weights.timm_names import TIMM_DEEP_RESNET, TIMM_MOBILENET_V2, TORCHVISION_MOBILENET_V2
 
 # How a network is recognised, its names, and the beginnings of those of its classifier
 KINDS: tuple[tuple[str, Table, tuple[str, ...]], ...] = (
     ("transition1.", HRNET, ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")),
+    ("features.1.conv.0.0.", TORCHVISION_MOBILENET_V2, ("features.18.", "classifier.")),
     ("features.", MOBILENET_V2, ("features.18.", "conv.", "classifier.")),
+    ("blocks.", TIMM_MOBILENET_V2, ("conv_head.", "bn2.", "classifier.")),
+    ("conv1.0.", TIMM_DEEP_RESNET, ("fc.",)),
     ("layer1.", RESNET_V1C, ("fc.",)),
 )
 
@@ -55,8 +59,12 @@ def load_pretrained(backbone: nn.Module, path: str | Path) -> LoadReport:
         UserError: if the file is unreadable, if nothing in it matches, or if it does not fill the backbone exactly:
             half a pretrained network trains without complaint and never gets good.
     """
-    path = Path(path)
-    published = find_state_dict(read_file(path), f"pretrained file {path}")
+    return fill_backbone(backbone, read_file(path), Path(path))
+
+
+def fill_backbone(backbone: nn.Module, content: object, path: Path) -> LoadReport:
+    """``load_pretrained`` of what was read from ``path``."""
+    published = find_state_dict(content, f"pretrained file {path}")
     state, unknown, classifier = _rename_backbone(published)
     state, spread = fit_bands(state, backbone)
     found = compare(state, backbone)
@@ -71,7 +79,11 @@ def load_pretrained(backbone: nn.Module, path: str | Path) -> LoadReport:
         + [name for name in unknown if not name.removeprefix("module.").startswith(classifier)],
     }
     if any(problems.values()):
-        raise UserError(f"pretrained file {path} holds another network than the backbone: {describe(problems)}")
+        theirs, ours = (_stem(entries) for entries in (state, backbone.state_dict()))
+        remedy = (
+            f": its stem is another: set model.backbone.stem={theirs}" if theirs and ours not in (None, theirs) else ""
+        )
+        raise UserError(f"pretrained file {path} holds another network than the backbone: {describe(problems)}{remedy}")
     backbone.load_state_dict({name: state[name] for name in found.matched}, strict=False)
     return LoadReport(path=path, matched=found.matched, missing=found.missing, unexpected=unknown, spread=spread)
 
@@ -93,6 +105,16 @@ def _rename_backbone(
             renamed, unknown = rename(state, table)
             return renamed, unknown + unused, (*classifier, *unused)
     return {}, list(published), ()
+
+
+def _stem(state: Mapping[str, Tensor]) -> str | None:
+    """What ``model.backbone.stem`` calls the stem of a ResNet's entries; None for another network."""
+    first = state.get("stem.0.conv.weight")
+    if first is None or "layer4.0.conv1.weight" not in state:
+        return None
+    if "stem.1.conv.weight" not in state:
+        return "plain"
+    return {64: "deep", 32: "v1c"}.get(len(first))
 
 
 def find_state_dict(content: object, what: str) -> Mapping[str, Tensor]:

@@ -41,10 +41,13 @@ esac
 absolute "$3"
 arguments=("tag=$2" "data.root=$path")
 shift 3
-# A fourth word that is neither key=value nor an option is the file of pretrained weights.
+# A fourth word that is neither key=value nor an option is the file of pretrained weights, or says where there are some.
 if [ $# -ge 1 ] && ! [[ $1 =~ ^(-|[A-Za-z_][A-Za-z0-9_.]*=) ]]; then
   [ -n "$1" ] || fail "PRETRAINED is empty: name the file of pretrained weights, or leave it out"
-  absolute "$1"
+  case $1 in
+    http://* | https://* | torchvision:* | timm:*) path=$1 ;;
+    *) absolute "$1" ;;
+  esac
   arguments+=("pretrained=$path")
   shift
 fi
