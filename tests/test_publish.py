@@ -108,7 +108,7 @@ class TestWhatIsWritten:
         scores = json.loads((whole / "metrics.json").read_text())
         assert "nonlocal (disentangled) on resnet18" in text and "3 iterations of 2 crops of 64 x 48" in text
         assert f"| **mean IoU** | **{100 * scores['miou']:.2f}** |" in text and "| traffic light |" in text
-        assert "python main.py train --config config.yaml" in text and "licence" in text
+        assert "python main.py train --config DIR/config.yaml" in text and "licence" in text
         assert "![images, predictions and labels](predictions.jpg)" in text
         assert text.startswith("---\n") and yaml.safe_load(text.split("---\n")[1])["pipeline_tag"]
 

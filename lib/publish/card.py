@@ -55,17 +55,17 @@ def card(trained: Trained, config: "Config", scores: dict[str, Any] | None, *, h
         if has_picture
         else "",
         _use(scores is not None),
-        _licence(dataset, trained.config.pretrained, has_picture),
+        _licence(trained.config, has_picture),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _training(config: "Config") -> str:
     start = f" pretrained={shlex.quote(_source(config.pretrained)).replace('`', '')}" if config.pretrained else ""
-    command = f"python main.py train --config {published.CONFIG} tag=NAME data.root=DATA_DIR{start}"
+    command = f"python main.py train --config DIR/{published.CONFIG} tag=NAME data.root=DATA_DIR{start}"
     return (
-        f"## How it was trained\n\nAs `{published.CONFIG}` says; this trains it anew, where DATA_DIR holds the data:"
-        f"\n\n```bash\n{command}\n```"
+        f"## How it was trained\n\nAs `{published.CONFIG}` says; this trains it anew, where DATA_DIR has the data and "
+        f"DIR is this folder:\n\n```bash\n{command}\n```"
     )
 
 
@@ -93,7 +93,7 @@ def _use(has_scores: bool) -> str:
     )
     return f"""## How to use it
 
-DIR is this folder, and CHECKOUT the project's.
+CHECKOUT is the project's folder.
 
 ```python
 import torch
@@ -112,12 +112,15 @@ Nothing in it is pickled. Places of the machine that it was trained on are empti
 `pretrained`, `tag` and `checkpoint`."""
 
 
-def _licence(dataset: str, pretrained: str, has_picture: bool) -> str:
-    start = f" and of the weights that it began with ({_text(_source(pretrained))})" if pretrained else ""
-    picture = f" {published.PICTURE} shows images of the data: remove it where they may not be shown." * has_picture
+def _licence(config: "Config", has_picture: bool) -> str:
+    data = "" if config.data.dataset == "auto" else f" ({_text(config.data.dataset)})"
+    start = (
+        f"\nand of the weights that it began with ({_text(_source(config.pretrained))})" if config.pretrained else ""
+    )
+    picture = f"\n`{published.PICTURE}` shows images of the data: `publish --no-picture` leaves it out." * has_picture
     return (
         "## Licence\n\nThe project's code is under the MIT licence. What the weights may be used for depends on the "
-        f"terms of the data ({_text(dataset)}){start}: whoever passes them on names their licence here.{picture}"
+        f"terms of the data{data}{start}:\nwhoever passes them on names their licence here.{picture}"
     )
 
 
@@ -133,7 +136,7 @@ def _source(pretrained: str) -> str:
 
 def _text(value: object) -> str:
     """A value in a line or a cell of Markdown, as it stands."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", printable(value))
+    return re.sub(r"([\\`*\[\]<>|#])", r"\\\1", printable(value))
 
 
 def _percent(value: Any) -> str:
