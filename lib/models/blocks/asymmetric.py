@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from lib.base.errors import UserError
 from lib.models.blocks.attention import attend
 from lib.models.common import ConvNormRelu
+from lib.models.standard import adaptive_mean
 
 PYRAMID = (1, 3, 6, 8)
 
 
 def pool_pyramid(x: Tensor, pyramid: Sequence[int]) -> Tensor:
     """Average B x C x H x W over n x n bins for every n of ``pyramid``: B x C x M x 1 with M the sum of n squared."""
-    return torch.cat([F.adaptive_avg_pool2d(x, bins).flatten(2) for bins in pyramid], dim=2).unsqueeze(3)
+    return torch.cat([adaptive_mean(x, bins).flatten(2) for bins in pyramid], dim=2).unsqueeze(3)
 
 
 class PyramidAttention(nn.Module):
@@ -133,7 +134,7 @@ class AsymmetricFusion(nn.Module):
         bias = None if self.fuse.bias is None else self.fuse.bias / len(self.branches)
         context = sum(branch(low, high, fusion, bias) for branch in self.branches)
         # One product that adds to the context: in bfloat16 a sum of two maps would be rounded once more.
-        weight = direct.flatten(1).mT.expand(len(high), -1, -1)
+        weight = direct.flatten(1).mT.expand(high.shape[0], -1, -1)
         return torch.baddbmm(context, high.flatten(2).mT, weight).mT.unflatten(2, high.shape[2:])
 
 

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib.models.standard import by_blocks, is_standard
+
 # Entries of the affinity map that a CPU holds at a time: few enough for the cache, enough for fast products.
 CHUNK_ENTRIES = 2 << 20
 
@@ -20,7 +22,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float = 1.0) -> 
     """``softmax(scale * query @ key^T) @ value``, without ever holding the N x M affinity map.
 
     Accelerators use PyTorch's fused kernels. On a CPU those are slower than the plain formula in bfloat16, so there
-    rows of the map are made, used and dropped a chunk at a time, and made again in the backward pass.
+    rows of the map are made, used and dropped a chunk at a time, and made again in the backward pass. For export it is
+    the plain formula, in blocks of queries (``lib.models.standard``).
 
     Args:
         query: B x N x D.
@@ -31,6 +34,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float = 1.0) -> 
     Returns:
         B x N x E. Differentiable once; second derivatives on a CPU raise a RuntimeError.
     """
+    if is_standard():
+        return by_blocks(scale * query, key.shape[1], lambda rows: torch.softmax(rows @ key.mT, dim=-1) @ value)
     if query.device.type == "cpu":
         return chunked_attention(scale * query, key, value)
     # B x N x D -> B x 1 x N x D: the fused kernels expect heads, and entries of a row that lie side by side; to others

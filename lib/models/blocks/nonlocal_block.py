@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lib.base.errors import UserError
 from lib.models.blocks.attention import attend, attention_rows
+from lib.models.standard import by_blocks, is_standard
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -78,6 +79,10 @@ def aggregate_sums(left: Tensor, right: Tensor, value: Tensor) -> Tensor:
     Returns:
         B x N x E of ``value``'s type; the arithmetic is at least float32.
     """
+    if is_standard():
+        # A sort and a search for each image are no single operators elsewhere.
+        keys = right.shape[1]
+        return by_blocks(left[:, :, None], keys, lambda rows: F.relu(rows + right[:, None]) @ (value / keys))
     left, right = _widen(left), _widen(right)
     # The running sums would otherwise carry, and lose digits to, a bias common to all keys.
     common = right.detach().mean(dim=1, keepdim=True)
@@ -313,8 +318,9 @@ class NonLocal(nn.Module):
 
     def _scores(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """The concatenation's w_q^T q_i, B x N, and w_k^T k_j, B x M."""
-        weight_query, weight_key = self.concatenated.weight.flatten().chunk(2)
-        return query @ weight_query, key @ weight_key
+        # Matrices of one column: a transpose before a product with a vector is misread by ONNX Runtime 1.31.
+        weight_query, weight_key = self.concatenated.weight.view(-1, 1).chunk(2)
+        return (query @ weight_query).squeeze(2), (key @ weight_key).squeeze(2)
 
     def _project(self, term: Tensor, positions: torch.Size) -> Tensor:
         """B x N x E, N being 1 where there are only unary terms, to what is added to x."""
@@ -324,7 +330,7 @@ class NonLocal(nn.Module):
             term = self.output(term)
         if self.output_norm is not None:
             # In training a batch norm refuses a single value per channel, though many equal ones give the same.
-            term = self.output_norm(term if len(term) > 1 else term.expand(-1, -1, *positions))
+            term = self.output_norm(term.expand(-1, -1, *positions) if self.training and len(term) == 1 else term)
         return term
 
 

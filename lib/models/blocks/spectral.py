@@ -10,6 +10,7 @@ from lib.base.errors import UserError
 from lib.models.blocks.attention import attend, attention_rows
 from lib.models.blocks.linear import LinearAffinity, normalised_affinity, relu_affinity
 from lib.models.blocks.nonlocal_block import CONVS, NORMS
+from lib.models.standard import inverse, is_standard
 
 
 class SoftmaxAffinity:
@@ -182,6 +183,8 @@ class CayleyUnit(Unit):
         overlap = affinity.overlap()
         reduced = affinity.reduce(value.flatten(2)).to(overlap.dtype)
         zoom = self.log_zoom.exp()
+        if is_standard():
+            return self._filter_by_inverse(value, affinity, overlap, reduced, zoom)
         shift = torch.complex(zoom, torch.ones_like(zoom))
         system = shift * torch.eye(overlap.shape[1], device=x.device, dtype=overlap.dtype) - zoom * overlap
         factors = torch.linalg.lu_factor(system)
@@ -197,6 +200,37 @@ class CayleyUnit(Unit):
                 spread = affinity.expand(coefficients.to(value.dtype)).reshape(value.shape)
                 parts.append(spread.addcmul_(factor.to(value.dtype), value))
         return _side_by_side(parts)
+
+    def _filter_by_inverse(
+        self, value: Tensor, affinity: LinearAffinity, overlap: Tensor, reduced: Tensor, zoom: Tensor
+    ) -> Tensor:
+        """The same in real numbers: with K = h (I - W), the system's inverse is (K - iI) (K^2 + I)^-1."""
+        identity = torch.eye(overlap.shape[1], device=overlap.device, dtype=overlap.dtype)
+        system = zoom * (identity - overlap)
+        # B x R x R, real and imaginary part
+        imaginary = -inverse(system @ system + identity).to(overlap.dtype)
+        inverted = -(system @ imaginary), imaginary
+        norm = zoom**2 + 1
+        ratio = (zoom**2 - 1) / norm, -2 * zoom / norm
+        gain = -2 * zoom / norm, -2 * zoom**2 / norm
+        own = torch.ones_like(zoom), torch.zeros_like(zoom)
+        shared = torch.zeros_like(reduced), torch.zeros_like(reduced)
+        parts = []
+        for _ in range(self.order):
+            moved = [factor * reduced + part @ overlap for factor, part in zip(own, shared, strict=True)]
+            solved = moved[0] @ inverted[0] - moved[1] @ inverted[1], moved[0] @ inverted[1] + moved[1] @ inverted[0]
+            kept, gained = _times(ratio, shared), _times(gain, solved)
+            shared = kept[0] + gained[0], kept[1] + gained[1]
+            own = _times(ratio, own)
+            for factor, coefficients in zip(own, shared, strict=True):
+                spread = affinity.expand(coefficients.to(value.dtype)).reshape(value.shape)
+                parts.append(spread + factor.to(value.dtype) * value)
+        return _side_by_side(parts)
+
+
+def _times(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The product of two complex numbers that are given as real and imaginary part."""
+    return left[0] * right[0] - left[1] * right[1], left[0] * right[1] + left[1] * right[0]
 
 
 def _side_by_side(signals: list[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lib.base.errors import UserError
 from lib.models.common import ConvNormRelu
+from lib.models.standard import adaptive_mean
 
 
 class PSPHead(nn.Module):
@@ -52,6 +53,6 @@ class PSPHead(nn.Module):
         size = x.shape[2:]
         joined = [x]
         for bins, project in zip(self.pyramid, self.levels, strict=True):
-            level = project(F.adaptive_avg_pool2d(x, bins))
+            level = project(adaptive_mean(x, bins))
             joined.append(F.interpolate(level, size, mode="bilinear", align_corners=self.align_corners))
         return self.classifier(self.dropout(self.fuse(torch.cat(joined, dim=1))))
