@@ -1,0 +1,1 @@
+"""A trained network as a file for other runtimes: ONNX, or PyTorch's own exported programs."""
