@@ -15,7 +15,7 @@ from lib.base.errors import UserError
 from lib.footprint import forward_bytes
 from lib.inference import Predictor, predict
 from lib.resizing import Size
-from lib.strips import sliding_strips
+from lib.strips import columns_at_once, sliding_blocks
 
 SHARE = 0.8
 """Of the memory that is left, what may be used: other programs and the readers of the next images want some too."""
@@ -102,10 +102,12 @@ class Frugal:
             UserError: there is not enough memory for the smallest windows either.
         """
         device = next(network.parameters()).device
-        most = SHARE * (memory.available_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0])
+        most = SHARE * _left(device)
         plain = replace(self.predictor, slides=True, scales=(1.0,), flip=False, pad_multiple=1)
         plain = replace(plain, short_side=0, long_side=0)
-        way = Way(1, plain, strips=True, reduced=not (self.predictor.slides and _is_plain(self.predictor)))
+        # Of an image that is narrower than a window others make one window, and strips clip it.
+        same = self.predictor.slides and _is_plain(self.predictor) and _is_larger(size, self.predictor)
+        way = Way(1, plain, strips=True, reduced=not same)
         if way.reduced:
             self._warn(plain, size)
         while self.needed(network, way, size, bands) > most:
@@ -130,15 +132,26 @@ class Frugal:
     def _by_strips(
         self, network: nn.Module, image: Tensor, predictor: Predictor, finish: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        strips = sliding_strips(
+        size, result = tuple(image.shape[-2:]), None
+        blocks = sliding_blocks(
             network,
-            lambda start, stop: image[:, :, start:stop],
-            tuple(image.shape[-2:]),
+            lambda rows, columns: image[:, :, rows, columns],
+            size,
             window=predictor.window,
             stride=predictor.stride,
             batch_size=predictor.batch_size,
+            columns=self.columns(predictor, size[0], image.device),
         )
-        return torch.cat([finish(logits) for _, logits in strips], dim=-2)
+        for top, left, logits in blocks:
+            found = finish(logits)
+            if result is None:
+                result = found.new_empty(*found.shape[:-2], *size)
+            result[..., top : top + found.shape[-2], left : left + found.shape[-1]] = found
+        return result
+
+    def columns(self, predictor: Predictor, height: int, device: torch.device) -> int:
+        """How many columns of an image go through windows together where not all sums can be held."""
+        return columns_at_once(self.num_classes, height, predictor.window, predictor.stride, _left(device))
 
     def _fits(self, network: nn.Module, images: Tensor, way: Way) -> bool:
         if images.device.type != "cpu":
@@ -166,8 +179,10 @@ class Frugal:
         else:
             forward = forward_bytes(network, (count, bands, tall, wide), bfloat16=self.bfloat16)
         if way.strips:
-            # Logits of the rows in work, those to come, and those that are being finished.
-            return forward + 3 * of_a_pixel * 2 * predictor.window[1] * wide
+            # The sums between two rows of windows, windows in work and what is made of them.
+            device = next(network.parameters()).device
+            held = min(predictor.window[1], tall) * min(wide, self.columns(predictor, tall, device))
+            return forward + of_a_pixel * (held + 4 * predictor.batch_size * _area(predictor))
         plain = len(sides) == 1 and views == 1 and sides[0] == size
         held = slides * count * tall * wide * of_a_pixel + 4 * bands * count * tall * wide
         # The sum over the views, and what is added to it.
@@ -214,6 +229,11 @@ class Frugal:
         if kind not in self.told:
             self.told.add(kind)
             self.tell(line)
+
+
+def _left(device: torch.device) -> int:
+    """Bytes of memory that are left on a device."""
+    return memory.available_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
 
 
 def _area(predictor: Predictor) -> int:

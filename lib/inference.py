@@ -158,7 +158,8 @@ class Predictor:
         self, total: Tensor | None, model: Segmentor, image: Tensor, mirrored: list[bool], size: Size
     ) -> Tensor:
         """Add to ``total`` (None: start it) what the model says of ``image`` and its mirror image, at ``size``."""
-        views = torch.cat([image.flip(-1) if mirror else image for mirror in mirrored])
+        views = [image.flip(-1) if mirror else image for mirror in mirrored]
+        views = views[0] if len(views) == 1 else torch.cat(views)
         logits = self._logits(model, views).split(len(image))
         for view, mirror in zip(logits, mirrored, strict=True):
             total = self._add(total, view.flip(-1) if mirror else view, size)
@@ -167,7 +168,8 @@ class Predictor:
     def _logits(self, model: Segmentor, image: Tensor) -> Tensor:
         """Float32 [B, K, h, w] of resized images [B, C, h, w], padded on the way."""
         height, width = image.shape[-2:]
-        padded = F.pad(image, (0, -width % self.pad_multiple, 0, -height % self.pad_multiple))
+        padding = (0, -width % self.pad_multiple, 0, -height % self.pad_multiple)
+        padded = F.pad(image, padding) if any(padding) else image
         if self.slides:
             logits = sliding_window(
                 model,

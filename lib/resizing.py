@@ -49,7 +49,8 @@ class BetweenCentres(Resizing):
 
     def images(self, image: Tensor, scales: Sequence[float]) -> Iterator[Tensor]:
         for scale in scales:
-            yield F.interpolate(image, self.size(_size(image), scale), mode="bilinear")
+            size = self.size(_size(image), scale)
+            yield image if size == _size(image) else F.interpolate(image, size, mode="bilinear")
 
 
 class LevelsThenAligned(Resizing):

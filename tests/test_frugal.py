@@ -9,7 +9,7 @@ from lib.base.errors import UserError
 from lib.footprint import forward_bytes
 from lib.frugal import Frugal, Way
 from lib.inference import predict, predictor, sliding_window
-from lib.strips import sliding_strips
+from lib.strips import columns_at_once, sliding_blocks
 
 CLASSES = 5
 
@@ -47,14 +47,34 @@ def run(frugal, network, images):
     return result, [shape for shape in network.seen if shape[-1] > 0]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 100])
-@pytest.mark.parametrize("size", [(40, 50), (33, 32), (32, 61), (64, 64)])
-def test_strips_are_the_windows_of_the_whole_image_bit_for_bit(network, size, batch_size):
+@pytest.mark.parametrize("columns", [0, 40, 7])
+@pytest.mark.parametrize("stride", [0.3, 0.667, 1.0])
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+@pytest.mark.parametrize("size", [(40, 50), (33, 32), (32, 61), (101, 90)])
+def test_blocks_are_the_windows_of_the_whole_image_bit_for_bit(network, size, batch_size, stride, columns):
     image = torch.randn(1, 3, *size)
-    options = {"window": (32, 32), "stride": 0.667, "batch_size": batch_size}
-    strips = list(sliding_strips(network, lambda start, stop: image[:, :, start:stop], size, **options))
-    assert [first for first, _ in strips] == [0, *torch.tensor([s.shape[2] for _, s in strips]).cumsum(0).tolist()][:-1]
-    assert torch.equal(torch.cat([strip for _, strip in strips], 2), sliding_window(network, image, **options))
+    options = {"window": (32, 32), "stride": stride, "batch_size": batch_size}
+    found, times = torch.empty(1, CLASSES, *size), torch.zeros(size)
+    for top, left, logits in sliding_blocks(
+        network, lambda rows, across: image[:, :, rows, across], size, columns=columns, **options
+    ):
+        inside = slice(top, top + logits.shape[2]), slice(left, left + logits.shape[3])
+        found[0, :, inside[0], inside[1]] = logits[0]
+        times[inside] += 1
+        logits.fill_(torch.nan)
+    expected = sliding_window(network, image, **options)
+    assert (times == 1).all() and torch.allclose(found, expected, atol=1e-5)
+    # Where parts make other batches, the convolutions round otherwise.
+    assert torch.equal(found, expected) or (columns and batch_size > 1)
+
+
+def test_the_sums_between_rows_of_windows_are_bounded():
+    # Windows of 1024 rows, 683 apart: the last two rows of them share 914 rows of 2500, and 341 of 683 n + 1024.
+    for height, shared in ((2500, 914), (683 * 9 + 1024, 341)):
+        of_a_column = 4 * 19 * shared
+        assert columns_at_once(19, height, (1024, 1024), 0.667, 64 << 30) == (1 << 30) // of_a_column > 15_000
+        assert columns_at_once(19, height, (1024, 1024), 0.667, 4 << 30) == (1 << 29) // of_a_column
+        assert columns_at_once(1000, height, (1024, 1024), 0.667, 1 << 30) == 4 * 1024
 
 
 def test_where_there_is_memory_nothing_changes_and_nothing_is_said(network):
@@ -102,7 +122,7 @@ def test_an_image_that_does_not_fit_is_evaluated_by_windows_and_marked(network, 
 
 def test_windows_go_strip_by_strip_where_the_sum_of_all_does_not_fit(network, limit, monkeypatch):
     used = []
-    monkeypatch.setattr("lib.frugal.sliding_strips", lambda *a, **k: used.append(1) or sliding_strips(*a, **k))
+    monkeypatch.setattr("lib.frugal.sliding_blocks", lambda *a, **k: used.append(1) or sliding_blocks(*a, **k))
     frugal = Frugal(predictor("sscrop", window=(16, 16)), CLASSES)
     image = torch.randn(1, 3, 400, 100)
     limit(frugal.needed(network, Way(1, frugal.predictor, strips=True), (400, 100)) / 0.8 + 1)

@@ -75,14 +75,7 @@ class RasterFile:
             pixels = self._source.decode(rows)
         except (PngError, TiffError, NpyError) as error:
             raise self._bad(error) from error
-        nodata = self._source.nodata if isinstance(self._source, Tiff) else None
-        if self.dtype != np.float32:
-            return np.ascontiguousarray(pixels, self.dtype)
-        with np.errstate(over="ignore", invalid="ignore"):
-            single = np.ascontiguousarray(pixels, np.float32)
-        if nodata is not None:
-            single[pixels == nodata] = np.nan
-        return single
+        return as_numbers(pixels, self._source.nodata if isinstance(self._source, Tiff) else None)
 
     def _open(self, content: bytes, identity: tuple) -> None:
         if content.startswith(PNG):
@@ -143,6 +136,19 @@ class RasterFile:
         # Most reasons that are none of a damaged file say themselves what helps.
         remedy = "" if ": " in str(reason) else ": copy or prepare it again"
         return UserError(f"{self.path} is {reason}{remedy}")
+
+
+def as_numbers(pixels: np.ndarray, nodata: float | None = None) -> np.ndarray:
+    """Stored numbers of any kind as uint8, uint16 or float32; where these are floats, ``nodata`` is NaN."""
+    dtype = pixels.dtype.newbyteorder("=")
+    if dtype in (np.uint8, np.uint16):
+        return np.ascontiguousarray(pixels, dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        single = np.ascontiguousarray(pixels, np.float32)
+    if nodata is not None:
+        single = single if single.flags.writeable else single.copy()
+        single[pixels == nodata] = np.nan
+    return single
 
 
 def read_raster(path: Path | ZipPath, alpha: bool = False) -> np.ndarray:

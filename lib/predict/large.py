@@ -1,20 +1,25 @@
-"""TIFFs larger than memory: read by strips or tiles, predicted by windows, written by strips."""
+"""TIFFs larger than memory: read by windows, predicted by windows, written by strips."""
 
+import errno
 import math
 import mmap
 import os
-import zlib
-from collections.abc import Iterator
-from functools import lru_cache
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
+import cv2
 import numpy as np
 import tifffile
 import torch
+from isal import isal_zlib
 from torch import Tensor
 
+from datasets.seg.bands import as_picture
 from datasets.seg.pixels import Pixels
-from datasets.seg.tiff import COLOURS, PLANAR, TILES, Picture, Tiff, TiffError
+from datasets.seg.raster import as_numbers
+from datasets.seg.tiff import COLOURS, COMPRESSION, PHOTOMETRIC, PLANAR, TILES, WHITE_IS_ZERO, Tiff, TiffError
 from lib.base import memory
 from lib.base.errors import UserError
 from lib.base.regular import require_regular
@@ -22,12 +27,14 @@ from lib.inference import predict
 from lib.predict.forecast import Forecast
 from lib.predict.output import Output
 from lib.predict.sources import Source
-from lib.strips import sliding_strips
+from lib.strips import sliding_blocks
 
 SHARE = 0.5
 """Of the memory that is left: what an image takes as a whole, where it takes more than that, is not tried."""
 LARGEST = 1 << 42
 """Bytes of a TIFF."""
+HELD = 1 << 28
+"""Bytes of its strips or tiles that are kept decoded, for the windows that overlap; one may have as many."""
 SHOWN = 2048
 """Pixels of the longer side of its picture, about."""
 ROWS = 256
@@ -35,14 +42,14 @@ ROWS = 256
 
 
 class LargeImage:
-    """A TIFF of one picture whose rows are read where they are needed.
+    """A TIFF of one picture that is read a rectangle at a time, by one thread.
 
     Args:
         source: its file.
         pixels: how it becomes the network's input.
 
     Raises:
-        UserError: it is damaged, or of a kind that is not read in parts.
+        UserError: it is damaged, or of a kind that is not read.
     """
 
     def __init__(self, source: Source, pixels: Pixels) -> None:
@@ -55,16 +62,21 @@ class LargeImage:
         except (TiffError, ValueError) as error:
             self.file.close()
             raise UserError(f"{self.path} is {error}: copy or prepare it again") from None
-        self.picture: Picture = self.tiff.pictures[0]
+        self.picture = self.tiff.pictures[0]
         self.size, self.bands = self.tiff.size, self.tiff.bands
-        self._segments = lru_cache(maxsize=2)(self._segment_rows)
+        self.segment = self._segment_size()
+        self.places = [part.tolist() for part in self.picture.places]
+        # One piece of memory: arrays that live long between many that do not keep an allocator from using theirs again.
+        self.blocks: np.ndarray | None = None
+        self.kept: OrderedDict[tuple[int, int], int] = OrderedDict()
 
     def close(self) -> None:
         self.file.close()
 
     def is_too_large(self, num_classes: int) -> bool:
         """Whether image, network's input and logits would not fit into the memory that is left."""
-        of_a_pixel = self.bands * (2 * self.tiff.dtype.itemsize + 4) + 4 * num_classes
+        # The file and its values; the input as it is normalised, gathered, moved and resized; two sums of logits.
+        of_a_pixel = self.bands * (2 * self.tiff.dtype.itemsize + 4 * 4) + 2 * 4 * num_classes
         return of_a_pixel * self.size[0] * self.size[1] > SHARE * memory.available_bytes()
 
     def check(self) -> None:
@@ -72,43 +84,85 @@ class LargeImage:
         wrong = None
         if len(self.tiff.pictures) > 1 or COLOURS in self.picture.tags or self.picture.one(PLANAR, 1) == 2:
             wrong = "holds several pictures, planes or a palette"
-        elif self.bands != self.pixels.bands:
+        elif self.bands != self.pixels.bands and (self.bands, self.pixels.bands) != (1, 3):
             wrong = f"has {self.bands} bands where the network takes {self.pixels.bands}"
+        elif math.prod(self.segment) * self.bands * self.tiff.dtype.itemsize > HELD:
+            wrong = f"its strips or tiles of {self.segment[1]} x {self.segment[0]} pixels are too large for parts of it"
         if wrong:
             raise UserError(f"{self.path} is larger than memory allows, and {wrong}: write it anew, or cut it")
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows of the image, [stop - start, W, C]; three bands in BGR."""
-        high = self.picture.segment[0]
-        parts = []
-        for number in range(start // high, math.ceil(stop / high)):
-            first = number * high
-            parts.append(self._segments(number)[max(0, start - first) : stop - first])
-        values = np.concatenate(parts)
-        return np.ascontiguousarray(values[..., ::-1]) if self.bands == 3 else values
+    def values(self, rows: slice, columns: slice) -> np.ndarray:
+        """A rectangle of the image, [h, w, C]: uint8, uint16 or float32; three bands in BGR."""
+        high, wide = self.segment
+        out = None
+        for row in range(rows.start // high, -(-rows.stop // high)):
+            for column in range(columns.start // wide, -(-columns.stop // wide)):
+                block, (top, left) = self._block(row, column), (row * high, column * wide)
+                if out is None:
+                    out = np.empty((rows.stop - rows.start, columns.stop - columns.start, self.bands), block.dtype)
+                first, start = max(rows.start, top), max(columns.start, left)
+                part = block[first - top : rows.stop - top, start - left : columns.stop - left]
+                at = first - rows.start, start - columns.start
+                out[at[0] : at[0] + part.shape[0], at[1] : at[1] + part.shape[1]] = part
+        if self.pixels.bands != 3:
+            return out
+        return np.repeat(out, 3, axis=2) if self.bands == 1 else cv2.cvtColor(out, cv2.COLOR_RGB2BGR)
 
-    def normalised(self, start: int, stop: int) -> Tensor:
-        """The network's input, float32 [1, C, stop - start, W]."""
-        values = self.rows(start, stop)
-        out = np.empty((self.bands, *values.shape[:2]), np.float32)
+    def normalised(self, rows: slice, columns: slice) -> Tensor:
+        """The network's input, float32 [1, C, h, w]."""
+        values = self.values(rows, columns)
+        out = np.empty((self.pixels.bands, *values.shape[:2]), np.float32)
         self.pixels.normalise(values, out)
         return torch.from_numpy(out)[None]
 
-    def _segment_rows(self, number: int) -> np.ndarray:
-        """The ``number``-th row of strips or tiles, [rows, W, C]."""
-        (height, width), (high, wide) = self.size, self.picture.segment
-        first, across = number * high, math.ceil(width / wide)
-        if TILES not in self.picture.tags:
-            high = min(high, height - first)
-        starts, lengths = self.picture.places
-        blocks = []
-        for index in range(number * across, (number + 1) * across):
-            data = os.pread(self.file.fileno(), int(lengths[index]), int(starts[index]))
-            try:
-                blocks.append(self.tiff._segment(self.picture, data, (high, wide, self.bands)))
-            except TiffError as error:
-                raise UserError(f"{self.path} is {error}: copy or prepare it again") from None
-        return np.concatenate(blocks, axis=1)[: height - first, :width].astype(self.tiff.dtype.newbyteorder("="))
+    @property
+    def _is_plain(self) -> bool:
+        """Whether strips are not compressed, so that parts of them can be read."""
+        return TILES not in self.picture.tags and self.picture.one(COMPRESSION, 1) == 1
+
+    def _segment_size(self) -> tuple[int, int]:
+        """(height, width) of what is read at a time: a tile, a strip, or some rows of one."""
+        high, wide = self.picture.segment
+        if self._is_plain and high > ROWS:
+            # Strips of equal parts, if there are such: then no part lies in two of them.
+            parts = [rows for rows in range(ROWS, 0, -1) if high % rows == 0] if high < self.size[0] else [ROWS]
+            high = parts[0]
+        return high, wide
+
+    def _block(self, row: int, column: int) -> np.ndarray:
+        """The decoded tile, or rows of a strip, in a place of the grid of ``segment``."""
+        place = row, column
+        if place in self.kept:
+            self.kept.move_to_end(place)
+        else:
+            block = self._read(row, column)
+            if self.blocks is None:
+                full = math.prod(self.segment) * self.bands * block.itemsize
+                self.blocks = np.empty((max(1, HELD // full), *self.segment, self.bands), block.dtype)
+            free = len(self.kept) if len(self.kept) < len(self.blocks) else self.kept.popitem(last=False)[1]
+            self.blocks[free, : len(block)] = block
+            self.kept[place] = free
+        return self.blocks[self.kept[place]]
+
+    def _read(self, row: int, column: int) -> np.ndarray:
+        (height, width), (high, wide) = self.size, self.segment
+        is_tile = TILES in self.picture.tags
+        high = high if is_tile else min(high, height - row * high)
+        shape, starts, lengths = (high, wide, self.bands), *self.places
+        if self._is_plain:
+            of_a_row = wide * self.bands * self.tiff.dtype.itemsize
+            index, below = divmod(row * self.segment[0], self.picture.segment[0])
+            start, length = starts[index] + below * of_a_row, high * of_a_row
+        else:
+            index = row * -(-width // wide) + column
+            start, length = starts[index], lengths[index]
+        try:
+            block = self.tiff._segment(self.picture, os.pread(self.file.fileno(), length, start), shape)
+        except TiffError as error:
+            raise UserError(f"{self.path} is {error}: copy or prepare it again") from None
+        if self.picture.one(PHOTOMETRIC, 1) == WHITE_IS_ZERO and self.tiff.dtype.kind == "u":
+            block = np.iinfo(self.tiff.dtype).max - block
+        return as_numbers(block, self.tiff.nodata)
 
 
 def open_large(source: Source, pixels: Pixels, num_classes: int) -> LargeImage | None:
@@ -125,64 +179,101 @@ def open_large(source: Source, pixels: Pixels, num_classes: int) -> LargeImage |
     return None
 
 
+def refuse_large(sources: Iterable[Source], pixels: Pixels, num_classes: int, wanted: str) -> None:
+    """Raise UserError where what is ``wanted`` is not written of one of ``sources``, for it is larger than memory."""
+    for source in sources:
+        if source.kind == "image" and (image := open_large(source, pixels, num_classes)):
+            image.close()
+            raise UserError(
+                f"{source.path} of {image.size[1]} x {image.size[0]} pixels is larger than memory allows, and {wanted} "
+                "are not written by windows: leave them out, or predict it by itself"
+            )
+
+
 @torch.inference_mode()
 def predict_large(source: Source, image: LargeImage, forecast: Forecast, output: Output) -> bool:
     """Write ``label/<name>.tif`` and a small overlay; returns whether windows took the place of what was asked for."""
     image.check()
-    (height, width), window = image.size, forecast.frugal.way_by_strips(forecast.network, image.size, image.bands)
-    predictor, step = window.predictor, max(1, math.ceil(max(height, width) / SHOWN))
-    shown: list[tuple[np.ndarray, np.ndarray]] = []
+    size, way = image.size, forecast.frugal.way_by_strips(forecast.network, image.size, image.pixels.bands)
+    step = max(1, math.ceil(max(size) / SHOWN))
+    shown = _Shown(size, step)
 
-    def tensor(start: int, stop: int) -> Tensor:
-        return image.normalised(start, stop).to(forecast.device, memory_format=forecast.layout)
+    def tensor(rows: slice, columns: slice) -> Tensor:
+        return image.normalised(rows, columns).to(forecast.device, memory_format=forecast.layout)
 
-    def strips() -> Iterator[bytes]:
-        """The label image, ``ROWS`` rows at a time, compressed."""
-        waiting = np.empty((0, width), np.uint8)
+    def fill(scratch: BinaryIO) -> None:
         with torch.autocast(forecast.device.type, torch.bfloat16, enabled=forecast.bfloat16):
-            found = sliding_strips(
+            found = sliding_blocks(
                 forecast.network,
                 tensor,
-                image.size,
-                window=predictor.window,
-                stride=predictor.stride,
-                batch_size=predictor.batch_size,
+                size,
+                window=way.predictor.window,
+                stride=way.predictor.stride,
+                batch_size=way.predictor.batch_size,
+                columns=forecast.frugal.columns(way.predictor, size[0], forecast.device),
             )
-            for first, logits in found:
+            for top, left, logits in found:
                 train_ids = predict(logits)[0].cpu().numpy()
-                chosen = np.arange(-first % step, len(train_ids), step)
-                for row in chosen:
-                    # Copies: a view would keep the whole strip.
-                    colours = image.rows(first + row, first + row + 1)[0, ::step].copy()
-                    shown.append((colours, train_ids[row, ::step].copy()))
-                waiting = np.concatenate([waiting, output.ids_of(train_ids)])
-                while len(waiting) >= ROWS:
-                    yield zlib.compress(waiting[:ROWS].tobytes(), 1)
-                    waiting = waiting[ROWS:]
-        if len(waiting):
-            yield zlib.compress(waiting.tobytes(), 1)
+                rows, columns = (slice(at, at + side) for at, side in zip((top, left), train_ids.shape, strict=True))
+                shown.add(image.values(rows, columns), train_ids, top, left)
+                for number, row in enumerate(output.ids_of(train_ids), top):
+                    if os.pwrite(scratch.fileno(), row, number * size[1] + left) != len(row):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def write(file: BinaryIO) -> None:
-        tifffile.imwrite(
-            tifffile.FileHandle(file, name="label.tif", size=0),
-            strips(),
-            shape=(height, width),
-            dtype=np.uint8,
-            photometric="minisblack",
-            rowsperstrip=ROWS,
-            compression="zlib",
-            metadata=None,
-        )
+        # Windows finish blocks, a label image wants rows: its pixels wait in a file without a name.
+        with tempfile.TemporaryFile(dir=output.folder) as scratch:
+            fill(scratch)
+            _write_label(file, scratch, size)
 
-    def picture() -> np.ndarray:
-        image_rows, train_ids = (np.stack([row[part] for row in shown]) for part in (0, 1))
-        return output.overlay(_visible(image_rows), train_ids)
-
-    output.large(source, write, picture)
-    return window.reduced
+    output.large(source, write, lambda: output.overlay(shown.picture(), shown.train_ids))
+    return way.reduced
 
 
-def _visible(values: np.ndarray) -> np.ndarray:
-    from datasets.seg.bands import as_picture
+class _Shown:
+    """Each ``step``-th pixel of an image and of its prediction, gathered block by block."""
 
-    return values if values.dtype == np.uint8 and values.shape[2] == 3 else as_picture(values)
+    def __init__(self, size: tuple[int, int], step: int) -> None:
+        self.step, self.size = step, tuple(-(-side // step) for side in size)
+        self.train_ids = np.zeros(self.size, np.uint8)
+        self.values: np.ndarray | None = None
+
+    def add(self, values: np.ndarray, train_ids: np.ndarray, top: int, left: int) -> None:
+        """Take what is shown of a block [h, w, C] whose first pixel is in row ``top`` and column ``left``."""
+        if self.values is None:
+            self.values = np.zeros((*self.size, values.shape[2]), values.dtype)
+        chosen = slice(-top % self.step, None, self.step), slice(-left % self.step, None, self.step)
+        some = train_ids[chosen]
+        row, column = -(-top // self.step), -(-left // self.step)
+        inside = slice(row, row + some.shape[0]), slice(column, column + some.shape[1])
+        self.train_ids[inside], self.values[inside] = some, values[chosen]
+
+    def picture(self) -> np.ndarray:
+        """uint8 [h, w, 3], BGR."""
+        values = self.values
+        if values.dtype == np.uint8 and values.shape[2] == 3:
+            return values
+        picture = as_picture(values)
+        # Three bands are in BGR already, others in the file's order.
+        return picture if values.shape[2] == 3 else np.ascontiguousarray(picture[..., ::-1])
+
+
+def _write_label(file: BinaryIO, scratch: BinaryIO, size: tuple[int, int]) -> None:
+    """Write a TIFF of the ids in ``scratch``, row by row."""
+    height, width = size
+
+    def strips() -> Iterator[bytes]:
+        for row in range(0, height, ROWS):
+            ids = os.pread(scratch.fileno(), min(ROWS, height - row) * width, row * width)
+            yield isal_zlib.compress(ids, 1)
+
+    tifffile.imwrite(
+        tifffile.FileHandle(file, name="label.tif", size=0),
+        strips(),
+        shape=size,
+        dtype=np.uint8,
+        photometric="minisblack",
+        rowsperstrip=ROWS,
+        compression="zlib",
+        metadata=None,
+    )

@@ -14,7 +14,7 @@ from datasets.seg.bands import open_bands
 from datasets.seg.pixels import Pixels
 from lib.base.errors import UserError
 from lib.predict.forecast import Forecast, Prepared, prepare
-from lib.predict.large import LargeImage, open_large, predict_large
+from lib.predict.large import LargeImage, open_large, predict_large, refuse_large
 from lib.predict.output import Output
 from lib.predict.pipeline import Ahead, in_batches, threads
 from lib.predict.sources import Source
@@ -141,6 +141,8 @@ def predict_sources(
     trained: Trained, sources: Sequence[Source], output: Output, command: dict[str, Any], *, batch: int, overwrite: bool
 ) -> bool:
     """Predict ``sources`` into ``output`` and tell how it went; returns whether all of them could be."""
+    if wanted := ["--probabilities"] * output.probabilities + ["--polygons"] * bool(output.polygons):
+        refuse_large(sources, trained.task.pixels, len(trained.task.table), " and ".join(wanted))
     output.claim(sources, command, overwrite)
     for note in trained.notes:
         print(note)
