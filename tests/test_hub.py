@@ -199,8 +199,8 @@ def run_program(tmp_path, run, image, before, kinds):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("VALUE = 1")
         (tmp_path / name / "base.py").write_text("VALUE = 2")
-    document = (ROOT / "configs" / "USING.md").read_text()
-    section = document.split("\n## From Python\n")[1].split("\n## ")[0]
+    document = (ROOT / "README.md").read_text()
+    section = document.split("\n## Using what was trained\n")[1].split("\n## ")[0]
     lines = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1].split("\n")
     lines = [line for line in lines if line]
     assert len(lines) == 10
