@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 import main
 from datasets.seg.street import write_dataset
@@ -33,6 +34,13 @@ FAST = (
     "log.interval=1",
 )
 """Overrides that make the published recipe run in seconds."""
+SMALL = (
+    *FAST,
+    "model.backbone.name=mobilenet_v2",
+    "model.head.options={inner: 32, width: 32}",
+    "model.aux.enabled=false",
+)
+"""The same of a network of 8 MB."""
 
 
 @dataclass(frozen=True)
@@ -142,11 +150,17 @@ def scored(tmp_path_factory, data_root) -> Iterator[Path]:
     """A run folder that ``val`` scored: of random weights, of which it keeps an average that is another network."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RUNS_DIR", str(tmp_path_factory.mktemp("runs")))
-        words = [*FAST, "tag=tiny", "val.mode=ss", "data.workers=0", f"data.root={data_root}", "train.ema=0.9"]
+        words = [*SMALL, "tag=tiny", "val.mode=ss", "data.workers=0", f"data.root={data_root}", "train.ema=0.9"]
         task, folder = make_task(config := load_config(RECIPE, words)), RunFolder(config)
         folder.create()
         state = {"model": task.network().state_dict(), "iteration": 3, "config": folder.recorded, **task.texts}
-        state["ema"] = make_task(load_config(RECIPE, [*words, "seed=1"])).network().state_dict()
+        average = make_task(load_config(RECIPE, [*words, "seed=1"])).network()
+        # With the statistics of some input, random weights see more than one class.
+        for norm in (module for module in average.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+            norm.momentum = None
+        with torch.no_grad():
+            average(torch.randn(2, 3, 96, 96))
+        state["ema"] = average.state_dict()
         CheckpointFiles(folder.checkpoints, keep=1).save(state, 3, is_best=True)
         evaluate(task, config, folder, "val")
         yield folder.path

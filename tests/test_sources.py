@@ -375,6 +375,17 @@ class TestTimm:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_network_starts_from_an_address(server, resnet_state):
+    server.content = encoded(resnet_state)
+    task = make_task(load_config(RECIPE, [*FAST, "model.head.name=fcn", "model.backbone.stem=plain"]))
+    network = task.network()
+    assert start_from(network, f"{server.url}/resnet18.pth", task.options).startswith(
+        "resnet18.pth: 120 entries matched"
+    )
+    assert torch.equal(network.backbone.layer1[0].conv1.weight, resnet_state["layer1.0.conv1.weight"])
+
+
+@pytest.mark.slow
 def test_training_starts_from_an_address(server, data_root, train, runs, resnet_state):
     server.content = encoded(resnet_state)
     outcome = train("net", "model.backbone.stem=plain", "model.head.name=fcn", f"pretrained={server.url}/resnet18.pth")
