@@ -5,6 +5,7 @@ import torch
 from test_block_properties import CASES, data, make
 from torch import nn
 
+from lib.models.blocks import BLOCKS
 from lib.models.standard import adaptive_mean, by_blocks, inverse, plan_blocks, standard_operators
 
 
@@ -45,5 +46,24 @@ def test_maps_are_no_larger_than_what_is_allowed():
 
 
 def test_the_inverse_is_that_of_float64():
-    matrix = data(3, 20, 20) + 3 * torch.eye(20, dtype=torch.float64)
-    torch.testing.assert_close(inverse(matrix.float()), torch.linalg.inv(matrix), rtol=1e-5, atol=1e-5)
+    """Of eigenvalues 1 to 1000, with bases that are well and badly conditioned."""
+    basis, values = torch.linalg.qr(data(3, 20, 20)).Q, torch.logspace(0, 3, 20, dtype=torch.float64)
+    for scales in (torch.ones(20, dtype=torch.float64), 10 ** data(20)):
+        vectors = scales[:, None] * basis
+        expected = vectors @ torch.diag(1 / values) @ torch.linalg.inv(vectors)
+        matrix = vectors @ torch.diag(values) @ torch.linalg.inv(vectors)
+        torch.testing.assert_close(inverse(matrix), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"order": 1}, {"order": 3}, {"order": 2, "affinity": "relu"}])
+def test_cayley_filters_of_any_weights_are_those_of_complex_numbers(options):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        block = BLOCKS["spectral"](8, unit="cayley", embedding=4, **options).eval()
+        torch.nn.init.normal_(block.units[0].log_zoom)
+        x = 2 * torch.randn(2, 8, 9, 13)
+        with torch.no_grad():
+            expected = block(x)
+            with plan_blocks(200):
+                actual = block(x)
+        assert (actual - expected).abs().max() < 1e-4 * (expected.max() - expected.min())
