@@ -17,6 +17,7 @@ import main
 from datasets.seg.classes import load_table
 from lib.engine.checkpoint import CheckpointFiles
 from lib.engine.runs import RunFolder
+from lib.frugal import Way
 from lib.predict import output as output_module
 from lib.predict.forecast import Forecast
 from lib.predict.outlines import filled, regions
@@ -361,6 +362,27 @@ class TestVideos:
             )
             assert np.array_equal(of_image, of_frame)
 
+    def test_sides_of_an_overlay_video_are_even_and_those_of_label_images_the_videos_own(self, predict, tmp_path):
+        # OpenCV writes no odd sides; raw frames of Y, U and V, whatever the name, are read by what they are.
+        path = tmp_path / "odd.avi"
+        path.write_bytes(
+            b"YUV4MPEG2 W61 H47 F10:1 C444\n"
+            + b"".join(b"FRAME\n" + b"".join(bytes([v]) * (61 * 47) for v in (level, 128, 128)) for level in (40, 200))
+        )
+        frames, _ = frames_of(path)
+        assert [frame.shape for frame in frames] == [(47, 61, 3)] * 2
+        assert predict(path, "--frames").status == 0
+        shown, rate = frames_of(tmp_path / "out" / "vis" / "odd.mp4")
+        assert rate == 10 and [frame.shape for frame in shown] == [(48, 62, 3)] * 2
+        assert label(tmp_path / "out" / "label" / "odd" / "000001.png").shape == (47, 61)
+
+    def test_one_without_a_frame_is_named_and_leaves_nothing(self, predict, tmp_path):
+        path = tmp_path / "none.avi"
+        cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48)).release()
+        done = predict(path, "--frames")
+        assert done.status == 1 and len(done.stderr.splitlines()) == 1 and "none.avi" in done.stderr
+        assert tree(tmp_path / "out") == ["predictions.json"]
+
     def test_one_that_ends_early_is_named_and_what_there_is_is_predicted(self, predict, video, pictures, tmp_path):
         content = video.read_bytes()
         # Cut off within the frames: the header still promises nine.
@@ -394,8 +416,6 @@ class TestVideos:
 
 def test_what_does_not_fit_into_memory_is_marked(predict, pictures, tmp_path, monkeypatch, network):
     forecast = Forecast(open_trained(network, ["val.mode=ss", "val.window=[32,32]"]))
-    from lib.frugal import Way
-
     needed = forecast.frugal.needed(forecast.network, Way(1, forecast.predictor), (48, 64))
     monkeypatch.setattr("lib.base.memory.available_bytes", lambda: int(0.95 * needed / 0.8))
     done = predict(pictures, "val.mode=ss", "val.window=[32,32]")
@@ -403,6 +423,20 @@ def test_what_does_not_fit_into_memory_is_marked(predict, pictures, tmp_path, mo
     record = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert set(record["by_windows"]) == {"a", "b", "c", "d"}
     assert {"size": [64, 48], "window": [32, 32]} in record["windows_for_want_of_memory"]
+
+
+def test_what_does_not_fit_into_memory_is_marked_by_val_too(network, data_root, command, monkeypatch, tmp_path):
+    monkeypatch.setenv("RUNS_DIR", str(tmp_path / "runs"))
+    settings = ("val.mode=ss", "val.window=[32,32]", "val.extremes=0")
+    forecast = Forecast(open_trained(network, settings))
+    needed = forecast.frugal.needed(forecast.network, Way(1, forecast.predictor), (64, 96))
+    monkeypatch.setattr("lib.base.memory.available_bytes", lambda: int(0.95 * needed / 0.8))
+    words = (f"data.root={data_root}", f"checkpoint={network}", *WORDS[:-1], *settings)
+    done = command("val", "tag=v", *words)
+    assert done.status == 0 and (done.stdout + done.stderr).count("take its place, with other results") == 1
+    (metrics,) = (tmp_path / "runs").rglob("val/metrics.json")
+    expected = [{"size": [96, 64], "window": [32, 32]}]
+    assert json.loads(metrics.read_text())["windows_for_want_of_memory"] == expected
 
 
 def test_a_checkpoint_of_no_network_is_named(predict, pictures, tmp_path, monkeypatch):

@@ -74,7 +74,10 @@ class Frames:
 
 
 class _OverlayVideo:
-    """A video that is written beside its place and renamed when it is whole."""
+    """A video that is written beside its place and renamed when it is whole.
+
+    Its sides are even, for the codec knows no others: a picture of odd ones has its last row or column twice.
+    """
 
     def __init__(self, output: Output, source: Source, rate: float) -> None:
         self.path, self.temporary, self.rate = output.files(source)[0], output.temporary(source), rate
@@ -82,6 +85,9 @@ class _OverlayVideo:
         self.frames = 0
 
     def add(self, picture: np.ndarray) -> None:
+        height, width = picture.shape[:2]
+        if height % 2 or width % 2:
+            picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         if self.writer is None:
             code = cv2.VideoWriter.fourcc(*"mp4v")
             self.writer = cv2.VideoWriter(str(self.temporary), cv2.CAP_FFMPEG, code, self.rate, picture.shape[1::-1])
