@@ -4,10 +4,12 @@ import io
 import json
 import os
 import sys
+import zipfile
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import FAST, RECIPE, Outcome
 from PIL import Image
@@ -121,6 +123,37 @@ def test_images_of_one_size_go_together_and_come_out_the_same(predict, pictures,
         assert differing.mean() < 0.001
 
 
+@pytest.mark.parametrize("kind", ["png16", "five.npy", "four.tif"])
+def test_images_of_other_bands_and_depths_are_predicted_as_val_does(command, monkeypatch, tmp_path, capfd, kind):
+    rng = np.random.default_rng(0)
+    bands = {"png16": 3, "five.npy": 5, "four.tif": 4}[kind]
+    for part in ("image", "label"):
+        (tmp_path / "data" / "val" / part).mkdir(parents=True)
+    values = rng.integers(0, 60_000, (48, 64, bands)).astype(np.float32 if kind == "four.tif" else np.uint16)
+    image = tmp_path / "data" / "val" / "image" / f"a.{kind[-3:] if '.' in kind else 'tif'}"
+    if kind == "five.npy":
+        np.save(image, values)
+    else:
+        tifffile.imwrite(image, values, photometric="rgb" if bands == 3 else "minisblack", planarconfig="contig")
+    cv2.imwrite(str(tmp_path / "data" / "val" / "label" / "a.png"), np.full((48, 64), 7, np.uint8))
+    monkeypatch.setenv("RUNS_DIR", str(tmp_path / "runs"))
+    statistics = (f"data.mean={[30000.0] * bands}", f"data.std={[17000.0] * bands}")
+    words = (*WORDS, f"data.bands={bands}", *statistics, "val.mode=ss")
+    config = load_config(RECIPE, words)
+    task, folder = make_task(config), RunFolder(config)
+    folder.create()
+    state = {"model": task.network().state_dict(), "iteration": 1, "config": folder.recorded, **task.texts}
+    CheckpointFiles(folder.checkpoints, keep=1).save(state, 1, is_best=True)
+    validated = command("val", *words, f"data.root={tmp_path / 'data'}", "val.extremes=0")
+    assert validated.status == 0, validated.stderr
+    for number, source in enumerate((tmp_path / "data" / "val" / "image", image)):
+        out = tmp_path / f"out {number}"
+        monkeypatch.setattr(sys, "argv", ["main.py", "predict", str(folder.path), str(source), "--out", str(out)])
+        assert main.main() in (0, None)
+        for name in ("label/a.png", "vis/a.jpg"):
+            assert np.array_equal(label(out / name), label(folder.path / "val" / name))
+
+
 class Sized:
     def __init__(self, *size):
         self.size = size
@@ -152,6 +185,25 @@ class TestSources:
         assert name(tmp_path / "list.txt") == ["a", "b"]
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{pictures}/c.png\n".encode())))
         assert name("-", "camera:0") == ["c", "camera_0"]
+
+    def test_images_in_a_zip_are_found_as_where_it_is_unpacked(self, predict, pictures, tmp_path):
+        archive = tmp_path / "data.zip"
+        with zipfile.ZipFile(archive, "w") as content:
+            for path in sorted(pictures.rglob("*.png")):
+                content.write(path, f"data/val/image/{path.relative_to(pictures)}")
+        names = lambda word: [str(source.name) for source in find_sources([str(word)], tmp_path / "out")]  # noqa: E731
+        assert names(archive / "val" / "image") == ["a", "b", "c", "d", "sub/a"]
+        assert names(archive)[-1] == "val/image/sub/a" and names(archive / "val" / "image" / "b.png") == ["b"]
+        assert "val/none holds no image" in predict(archive / "val" / "none").error
+        assert predict(archive / "val" / "image" / "sub").status == 0
+        assert predict(pictures / "sub", out=tmp_path / "unpacked").status == 0
+        assert np.array_equal(*(label(tmp_path / folder / "label" / "a.png") for folder in ("out", "unpacked")))
+        with zipfile.ZipFile(archive, "a") as content:
+            content.writestr("../../a.png", b"hidden: no name there begins with a dot")
+        assert [name for name in names(archive) if "val/image" not in name] == []
+        with zipfile.ZipFile(archive, "a") as content:
+            content.writestr("/tmp/a.png", b"")
+        assert "which leads out of it: pack it again" in predict(archive).error
 
     def test_a_name_with_brackets_is_a_name(self, tmp_path):
         (tmp_path / "[1].png").write_bytes(b"")

@@ -1,13 +1,13 @@
 """CHECKPOINT|RUN SOURCE...: label images and overlays of images, folders, lists, videos or a camera
 
 In --out: label/<name>.png in the dataset's ids, equal to what val writes; vis/<name>.jpg, or .mp4 of a video; and
-predictions.json, what was done. A SOURCE is an image, a folder (its sub-folders too, whose names results keep), a
-pattern in quotes, a text file of paths or - for paths on the standard input, a video, or camera:N. How images are
-evaluated is as in validation: val.mode, val.scales, val.batch_size, device and all other keys of the run, which
-key=value overrides. An image's orientation tag is passed over, as in training. A TIFF larger than memory allows is read
-and predicted by windows; its label image is label/<name>.tif. An overlay video has no sound, the mean rate of a video
-whose rate varies, and even sides: one more row or column than a video of odd ones. Status 1: some source could not be
-read, or not to its end; it is named, and the others are done.
+predictions.json, what was done. A SOURCE is an image, a folder (its sub-folders too, whose names results keep), also in
+a zip (DATA.zip/val/image), a pattern in quotes, a text file of paths or - for paths on the standard input, a video, or
+camera:N. How images are evaluated is as in validation: val.mode, val.scales, val.batch_size, device and all other keys
+of the run, which key=value overrides. An image's orientation tag is passed over, as in training. A TIFF larger than
+memory allows is read and predicted by windows; its label image is label/<name>.tif. An overlay video has no sound, the
+mean rate of a video whose rate varies, and even sides: one more row or column than a video of odd ones. Status 1: some
+source could not be read, or not to its end; it is named, and the others are done.
 """
 
 import argparse

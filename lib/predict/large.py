@@ -16,6 +16,7 @@ import torch
 from isal import isal_zlib
 from torch import Tensor
 
+from datasets.seg.archive import ZipPath
 from datasets.seg.bands import as_picture
 from datasets.seg.pixels import Pixels
 from datasets.seg.raster import as_numbers
@@ -166,8 +167,8 @@ class LargeImage:
 
 
 def open_large(source: Source, pixels: Pixels, num_classes: int) -> LargeImage | None:
-    """The image of ``source`` if it is a TIFF that memory does not hold; None for all others, readable or not."""
-    if source.path.suffix.lower() not in (".tif", ".tiff"):
+    """The image of ``source`` if it is a TIFF that memory does not hold, and in no zip; None for all others."""
+    if isinstance(source.path, ZipPath) or source.path.suffix.lower() not in (".tif", ".tiff"):
         return None
     try:
         image = LargeImage(source, pixels)

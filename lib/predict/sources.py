@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from datasets.seg.archive import ZipPath, open_root
 from datasets.seg.raster import SUFFIXES
 from lib.base.errors import UserError
 from lib.base.names import check_name
@@ -26,19 +27,20 @@ class Source:
 
     Attributes:
         kind: "image", "video" or "camera".
-        path: its file; of a camera the word for it.
+        path: its file, maybe one in a zip; of a camera the word for it.
         name: of its results, without an ending: ``aachen/0001``, below the folders that the results lie in.
     """
 
     kind: str
-    path: Path
+    path: Path | ZipPath
     name: PurePath
 
 
 def find_sources(words: Sequence[str], out: Path) -> list[Source]:
     """All sources that ``words`` name, in their order, a folder's by name; nothing below ``out``.
 
-    A word is an image, a video, ``camera:N``, a folder, whose sub-folders the names keep, a pattern (``*``, ``?``,
+    A word is an image, a video, ``camera:N``, a folder, whose sub-folders the names keep, a zip or a folder or image in
+    one (``DATA.zip/val/image``, as where the zip is unpacked), a pattern (``*``, ``?``,
     ``[...]``, ``**``), which keeps those below its first folder with a wildcard, a text file of such words, one a line,
     or ``-`` for lines of the standard input.
 
@@ -48,7 +50,9 @@ def find_sources(words: Sequence[str], out: Path) -> list[Source]:
     found: dict[PurePath, Source] = {}
     for source in _of_words(words, out.resolve()):
         other = found.setdefault(source.name, source)
-        if other.kind == source.kind == "image" and os.path.abspath(other.path) == os.path.abspath(source.path):
+        if other.kind == source.kind == "image" and os.path.abspath(str(other.path)) == os.path.abspath(
+            str(source.path)
+        ):
             continue
         if other is not source:
             raise UserError(
@@ -73,6 +77,8 @@ def _of_words(words: Sequence[str], out: Path, within: str = "") -> Iterator[Sou
             if within:
                 raise UserError(f"{word} is a list within {within}: name it on the command line")
             yield from _of_words(_lines(read_regular(path, LARGEST_LIST), word), out, word)
+        elif (inside := _in_zip(path)) is not None:
+            yield from _of_zip(inside, word)
         elif os.path.lexists(word):
             yield _of_file(path, PurePath(path.stem))
         elif glob.has_magic(word):
@@ -91,7 +97,7 @@ def _lines(content: bytes, where: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _of_file(path: Path, name: PurePath) -> Source:
+def _of_file(path: Path | ZipPath, name: PurePath) -> Source:
     check_name(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES and suffix not in VIDEOS:
@@ -114,6 +120,32 @@ def _of_folder(folder: Path, out: Path) -> Iterator[Source]:
                 yield _of_file(path, PurePath(path.relative_to(folder)).with_suffix(""))
     if not count:
         raise UserError(f"{folder} holds no image: {', '.join(SUFFIXES)}")
+
+
+def _in_zip(path: Path) -> ZipPath | None:
+    """The place in a zip that ``path`` means, as if the zip were a folder; None where none is on its way."""
+    for file in (path, *path.parents):
+        if file.suffix.lower() == ".zip" and os.path.isfile(file):
+            place = open_root(file)
+            for part in path.relative_to(file).parts:
+                place = place / part
+            return place
+    return None
+
+
+def _of_zip(place: ZipPath, word: str) -> Iterator[Source]:
+    start = place.inside
+    if start in place.archive.members:
+        yield _of_file(place, PurePath(place.stem))
+        return
+    files = sorted(name for name in place.archive.members if not start or name.startswith(f"{start}/"))
+    files = [name for name in files if PurePath(name).suffix.lower() in SUFFIXES]
+    if not files:
+        raise UserError(f"{word} holds no image: {', '.join(SUFFIXES)}")
+    for name in files:
+        if name.startswith("/"):
+            raise UserError(f"{place.archive.path} holds {name!r}, which leads out of it: pack it again")
+        yield _of_file(ZipPath(place.archive, name), PurePath(name).relative_to(start).with_suffix(""))
 
 
 def _of_pattern(pattern: str, out: Path) -> Iterator[Source]:
