@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -205,3 +207,51 @@ def train(command, data_root) -> Callable[..., Outcome]:
         return command("train", f"tag={tag}", f"data.root={data}", *FAST, *short, *overrides)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory):
+    """A run folder with a network of random weights."""
+    root = tmp_path_factory.mktemp("runs")
+    from lib.engine.checkpoint import CheckpointFiles
+    from lib.engine.runs import RunFolder
+    from lib.tasks import load_config, make_task
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNS_DIR", str(root))
+        config = load_config(RECIPE, [*FAST, "model.head.name=fcn", "tag=tiny"])
+        task, folder = make_task(config), RunFolder(config)
+        folder.create()
+    state = {"model": task.network().state_dict(), "iteration": 3, "config": folder.recorded, **task.texts}
+    CheckpointFiles(folder.checkpoints, keep=1).save(state, 3, is_best=True)
+    return folder.path
+
+
+@pytest.fixture
+def predict(network, tmp_path, monkeypatch, capfd):
+    """``main.py predict RUN ...`` in this process, with what it writes in ``out``."""
+
+    def call(*words, out=tmp_path / "out"):
+        command = ["main.py", "predict", network, *words, "--out", out]
+        monkeypatch.setattr(sys, "argv", list(map(str, command)))
+        capfd.readouterr()
+        try:
+            status = main.main()
+        except SystemExit as end:
+            status = end.code
+        return Outcome(status, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of five pictures, one of another size, one in a sub-folder."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    for name, size in {"a": (48, 64), "b": (48, 64), "c": (50, 71), "d": (48, 64), "sub/a": (33, 20)}.items():
+        path = folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = rng.integers(0, 256, (5, 6, 3)).astype(np.uint8)
+        cv2.imwrite(str(path), cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC))
+    return folder

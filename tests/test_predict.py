@@ -1,17 +1,15 @@
 """``main.py predict``: what val writes, for images from anywhere, and nothing lost where one of them is bad."""
 
-import io
 import json
 import os
 import sys
-import zipfile
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
 import torch
-from conftest import FAST, RECIPE, Outcome
+from conftest import FAST, RECIPE
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -24,56 +22,11 @@ from lib.predict import output as output_module
 from lib.predict.forecast import Forecast
 from lib.predict.outlines import filled, regions
 from lib.predict.pipeline import in_batches
-from lib.predict.sources import find_sources
 from lib.tasks import load_config, make_task
 from lib.tasks.trained import open_trained
 
 TABLE = load_table("cityscapes")
 WORDS = (*FAST, "model.head.name=fcn", "tag=tiny")
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    """A run folder with a network of random weights."""
-    root = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNS_DIR", str(root))
-        config = load_config(RECIPE, WORDS)
-        task, folder = make_task(config), RunFolder(config)
-        folder.create()
-    state = {"model": task.network().state_dict(), "iteration": 3, "config": folder.recorded, **task.texts}
-    CheckpointFiles(folder.checkpoints, keep=1).save(state, 3, is_best=True)
-    return folder.path
-
-
-@pytest.fixture
-def predict(network, tmp_path, monkeypatch, capfd):
-    """``main.py predict RUN ...`` in this process, with what it writes in ``out``."""
-
-    def call(*words, out=tmp_path / "out"):
-        command = ["main.py", "predict", network, *words, "--out", out]
-        monkeypatch.setattr(sys, "argv", list(map(str, command)))
-        capfd.readouterr()
-        try:
-            status = main.main()
-        except SystemExit as end:
-            status = end.code
-        return Outcome(status, *capfd.readouterr())
-
-    return call
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """A folder of five pictures, one of another size, one in a sub-folder."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "pictures"
-    for name, size in {"a": (48, 64), "b": (48, 64), "c": (50, 71), "d": (48, 64), "sub/a": (33, 20)}.items():
-        path = folder / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        coarse = rng.integers(0, 256, (5, 6, 3)).astype(np.uint8)
-        cv2.imwrite(str(path), cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC))
-    return folder
 
 
 def label(path):
@@ -165,77 +118,6 @@ def test_groups_wait_for_more_of_their_size_but_not_for_ever():
     assert sorted(index for group in groups for index in group) == list(range(30))
     assert groups[:2] == [[0, 2, 4, 6], [1, 3, 5, 7]] and [8] in groups and max(map(len, groups)) == 4
     assert [len(group) for group in in_batches(items[:5], lambda size: 1)] == [1] * 5
-
-
-class TestSources:
-    def test_a_folder_keeps_its_sub_folders(self, pictures, tmp_path):
-        (pictures / ".hidden.png").write_bytes(b"")
-        (pictures / "notes.md").write_bytes(b"")
-        found = find_sources([str(pictures)], tmp_path / "out")
-        assert [str(source.name) for source in found] == ["a", "b", "c", "d", "sub/a"]
-        # What an earlier prediction left there is no image to predict.
-        found = find_sources([str(pictures)], pictures / "sub")
-        assert [str(source.name) for source in found] == ["a", "b", "c", "d"]
-
-    def test_patterns_lists_and_standard_input(self, pictures, tmp_path, monkeypatch):
-        name = lambda *words: [str(source.name) for source in find_sources(list(map(str, words)), tmp_path)]  # noqa: E731
-        out = tmp_path.parent
-        assert [str(s.name) for s in find_sources([f"{pictures}/**/a.png"], out / "out")] == ["a", "sub/a"]
-        (tmp_path / "list.txt").write_text(f"{pictures}/a.png\n\n  {pictures}/b.png\n{pictures}/a.png\n")
-        assert name(tmp_path / "list.txt") == ["a", "b"]
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{pictures}/c.png\n".encode())))
-        assert name("-", "camera:0") == ["c", "camera_0"]
-
-    def test_images_in_a_zip_are_found_as_where_it_is_unpacked(self, predict, pictures, tmp_path):
-        archive = tmp_path / "data.zip"
-        with zipfile.ZipFile(archive, "w") as content:
-            for path in sorted(pictures.rglob("*.png")):
-                content.write(path, f"data/val/image/{path.relative_to(pictures)}")
-        names = lambda word: [str(source.name) for source in find_sources([str(word)], tmp_path / "out")]  # noqa: E731
-        assert names(archive / "val" / "image") == ["a", "b", "c", "d", "sub/a"]
-        assert names(archive)[-1] == "val/image/sub/a" and names(archive / "val" / "image" / "b.png") == ["b"]
-        assert "val/none holds no image" in predict(archive / "val" / "none").error
-        assert predict(archive / "val" / "image" / "sub").status == 0
-        assert predict(pictures / "sub", out=tmp_path / "unpacked").status == 0
-        assert np.array_equal(*(label(tmp_path / folder / "label" / "a.png") for folder in ("out", "unpacked")))
-        with zipfile.ZipFile(archive, "a") as content:
-            content.writestr("../../a.png", b"hidden: no name there begins with a dot")
-        assert [name for name in names(archive) if "val/image" not in name] == []
-        with zipfile.ZipFile(archive, "a") as content:
-            content.writestr("/tmp/a.png", b"")
-        assert "which leads out of it: pack it again" in predict(archive).error
-
-    def test_a_name_with_brackets_is_a_name(self, tmp_path):
-        (tmp_path / "[1].png").write_bytes(b"")
-        assert [str(source.name) for source in find_sources([str(tmp_path / "[1].png")], tmp_path / "out")] == ["[1]"]
-
-    @pytest.mark.parametrize(
-        "words, expected",
-        [
-            (["nowhere.png"], "there is no file or folder"),
-            (["*.gif"], "no file matches"),
-            (["empty"], "empty holds no image"),
-            (["pictures/a.png", "pictures/sub/a.png"], "would both be written as a: give a folder above both"),
-            (["other.md"], "is no image (.png, "),
-            (["list.txt"], "in list.txt: there is no file or folder gone.png"),
-            (["binary.txt"], "is no list of paths: byte 1 is not UTF-8"),
-            (["lists.txt"], "list.txt is a list within lists.txt"),
-            (["nothing.txt"], "there is nothing to predict"),
-        ],
-    )
-    def test_what_names_nothing_ends_in_one_line(self, pictures, predict, tmp_path, monkeypatch, words, expected):
-        monkeypatch.chdir(tmp_path)
-        (tmp_path / "empty").mkdir()
-        (tmp_path / "other.md").write_text("x")
-        (tmp_path / "list.txt").write_text("gone.png\n")
-        (tmp_path / "lists.txt").write_text("list.txt\n")
-        (tmp_path / "binary.txt").write_bytes(b"a\xff\xfe")
-        (tmp_path / "nothing.txt").write_text("\n")
-        assert expected in predict(*words).error
-        assert not (tmp_path / "out").exists()
-
-    def test_without_a_source_the_command_says_what_it_needs(self, predict):
-        assert "predict needs a network and a source" in predict().error
 
 
 @pytest.mark.parametrize("ending", [".bmp", ".webp", ".tif", ".npy", ".jpg"])
@@ -470,10 +352,10 @@ def test_what_does_not_fit_into_memory_is_marked(predict, pictures, tmp_path, mo
     forecast = Forecast(open_trained(network, ["val.mode=ss", "val.window=[32,32]"]))
     needed = forecast.frugal.needed(forecast.network, Way(1, forecast.predictor), (48, 64))
     monkeypatch.setattr("lib.base.memory.available_bytes", lambda: int(0.95 * needed / 0.8))
-    done = predict(pictures, "val.mode=ss", "val.window=[32,32]")
+    done = predict(pictures / "a.png", pictures / "c.png", "val.mode=ss", "val.window=[32,32]")
     assert done.status == 0 and done.stderr.count("take its place, with other results") == 1
     record = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert set(record["by_windows"]) == {"a", "b", "c", "d"}
+    assert set(record["by_windows"]) == {"a", "c"}
     assert {"size": [64, 48], "window": [32, 32]} in record["windows_for_want_of_memory"]
 
 
