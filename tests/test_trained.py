@@ -15,23 +15,33 @@ from lib.tasks.trained import open_trained
 from lib.weights.files import find_checkpoint
 from lib.weights.loading import FORMAT
 
-WORDS = (*FAST, "model.head.name=fcn", "tag=tiny", "val.mode=ss")
-SMALL = (*FAST, "model.head.name=fcn", "train.max_iters=2", "val.interval=0")
+NARROW = ("model.head.name=fcn", "model.head.options={width: 8}")
+WORDS = (*FAST, *NARROW, "tag=tiny", "val.mode=ss")
+SMALL = (*FAST, *NARROW, "train.max_iters=2", "val.interval=0")
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """A run folder with a best and a latest checkpoint, of iterations 3 and 5."""
-    monkeypatch.setenv("RUNS_DIR", str(tmp_path / "runs"))
-    config = load_config(RECIPE, WORDS)
-    task, folder = make_task(config), RunFolder(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNS_DIR", str(tmp_path_factory.mktemp("runs")))
+        config = load_config(RECIPE, WORDS)
+        task, folder = make_task(config), RunFolder(config)
+        folder.create()
     network = task.network()
-    folder.create()
     files = CheckpointFiles(folder.checkpoints, keep=1)
     for iteration in (3, 5):
         state = {"model": network.state_dict(), "iteration": iteration, "config": folder.recorded, **task.texts}
         files.save(state, iteration, is_best=iteration == 3)
     return folder.path
+
+
+@pytest.fixture
+def run(made, tmp_path, monkeypatch):
+    """A copy of it that the test may damage."""
+    monkeypatch.setenv("RUNS_DIR", str(tmp_path / "runs"))
+    yield shutil.copytree(made, tmp_path / "runs" / made.name)
+    shutil.rmtree(tmp_path / "runs", ignore_errors=True)
 
 
 def rewrite(path, **entries):
