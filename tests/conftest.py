@@ -219,7 +219,7 @@ def network(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RUNS_DIR", str(root))
-        config = load_config(RECIPE, [*FAST, "model.head.name=fcn", "tag=tiny"])
+        config = load_config(RECIPE, [*FAST, "model.head.name=fcn", "model.head.options={width: 8}", "tag=tiny"])
         task, folder = make_task(config), RunFolder(config)
         folder.create()
     state = {"model": task.network().state_dict(), "iteration": 3, "config": folder.recorded, **task.texts}

@@ -26,7 +26,7 @@ from lib.tasks import load_config, make_task
 from lib.tasks.trained import open_trained
 
 TABLE = load_table("cityscapes")
-WORDS = (*FAST, "model.head.name=fcn", "tag=tiny")
+WORDS = (*FAST, "model.head.name=fcn", "model.head.options={width: 8}", "tag=tiny")
 
 
 def label(path):
@@ -41,7 +41,7 @@ def names_of(kind, *names, ending):
     return [f"{kind}/{name}{ending}" for name in names]
 
 
-@pytest.mark.parametrize("mode", ["ss", "sscrop", "mscrop"])
+@pytest.mark.parametrize("mode", ["ss", pytest.param("sscrop", marks=pytest.mark.slow), "mscrop"])
 def test_predictions_are_vals_label_images_pixel_by_pixel(
     predict, network, data_root, command, monkeypatch, tmp_path, mode
 ):
@@ -76,10 +76,10 @@ def test_images_of_one_size_go_together_and_come_out_the_same(predict, pictures,
         assert differing.mean() < 0.001
 
 
-@pytest.mark.parametrize("kind", ["png16", "five.npy", "four.tif"])
+@pytest.mark.parametrize("kind", [pytest.param("tif16", marks=pytest.mark.slow), "five.npy", "four.tif"])
 def test_images_of_other_bands_and_depths_are_predicted_as_val_does(command, monkeypatch, tmp_path, capfd, kind):
     rng = np.random.default_rng(0)
-    bands = {"png16": 3, "five.npy": 5, "four.tif": 4}[kind]
+    bands = {"tif16": 3, "five.npy": 5, "four.tif": 4}[kind]
     for part in ("image", "label"):
         (tmp_path / "data" / "val" / part).mkdir(parents=True)
     values = rng.integers(0, 60_000, (48, 64, bands)).astype(np.float32 if kind == "four.tif" else np.uint16)
