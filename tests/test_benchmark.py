@@ -106,5 +106,6 @@ def test_a_mistake_is_one_line(command, words, expected, monkeypatch, tmp_path):
 
 
 def test_several_processes_are_not_measured(command, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
     assert "start it with python, not with torchrun" in command("benchmark", *TINY).error

@@ -82,10 +82,10 @@ class TestMemory:
         ],
     )
     def test_a_machine_without_memory_left_says_so_in_one_line(self, command, monkeypatch, error):
-        def fail(*_):
+        def fail(*_, **__):
             raise error
 
-        monkeypatch.setattr("lib.tasks.load_config", fail)
+        monkeypatch.setattr("lib.tasks.load", fail)
         assert "too little memory" in command("train").error and "train.micro_batch" in command("train").error
 
     def test_that_is_what_pytorch_says(self):
