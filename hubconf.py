@@ -1,4 +1,5 @@
-"""For ``torch.hub``: what was trained as ``segmentor``, networks (``dnl_resnet101``) and blocks by their names.
+"""For ``torch.hub``: what was trained as ``segmentor``, networks (``dnl_resnet101``) and blocks by their names;
+``insert_blocks`` puts blocks into anyone's network.
 
 ``torch.hub.list(GITHUB)`` names all of it, ``torch.hub.help(GITHUB, NAME)`` explains one.
 """

@@ -1,5 +1,6 @@
 """torch.hub: from a working directory with packages of our names, before and after ours; predictions are val's."""
 
+import copy
 import json
 import os
 import re
@@ -102,8 +103,9 @@ class TestNames:
         names = torch.hub.list("owner/name", trust_repo=True)
         for network in ("dnl", "nl", "gc", "ann", "snl", "fcn", "psp", "criss_cross", "double_attention"):
             assert {f"{network}_{backbone}" for backbone in BACKBONES} <= set(names)
-        assert {f"{block}_block" for block in BLOCKS} | {"segmentor"} <= set(names)
-        assert not [name for name in names if not (name == "segmentor" or name.endswith(("_block", *BACKBONES)))]
+        own = {"segmentor", "insert_blocks", "insert_preset"}
+        assert {f"{block}_block" for block in BLOCKS} | own <= set(names)
+        assert not [name for name in names if not (name in own or name.endswith(("_block", *BACKBONES)))]
         assert "num_classes" in torch.hub.help("owner/name", "dnl_resnet101", trust_repo=True)
         assert "whitening" in torch.hub.help("owner/name", "disentangled_block", trust_repo=True)
 
@@ -113,6 +115,17 @@ class TestNames:
             network = hub(name, num_classes=5).eval()
         assert network.head.classifier.out_channels == 5
         assert network(torch.empty(1, 3, 65, 65, device="meta"))["out"].shape == (1, 5, 65, 65)
+
+    def test_a_block_is_put_into_a_network(self):
+        from torchvision.models.resnet import BasicBlock
+
+        network = torch.nn.ModuleDict({"layer1": torch.nn.Sequential(BasicBlock(16, 16))}).eval()
+        x = torch.randn(1, 16, 8, 8)
+        before = network["layer1"](x)
+        for at in ("after", "before_relu"):
+            twin = copy.deepcopy(network)
+            assert hub("insert_blocks", twin, {"layer1": [-1]}, at=at) is twin
+            assert torch.equal(twin["layer1"](x), before) and "layer1.0.inserted.value.weight" in twin.state_dict()
 
     def test_every_block_keeps_the_shape(self):
         for name in BLOCKS:

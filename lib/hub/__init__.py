@@ -1,4 +1,4 @@
-"""What ``torch.hub`` offers of the project: ``segmentor``, the networks and the blocks."""
+"""What ``torch.hub`` offers of the project: ``segmentor``, the networks, the blocks, and how these are inserted."""
 
 from collections.abc import Callable
 from functools import cache
@@ -10,5 +10,7 @@ def entrypoints() -> dict[str, Callable[..., Any]]:
     """All of it, by name."""
     from lib.hub.networks import blocks, networks
     from lib.hub.segmentor import segmentor
+    from lib.models.insert import insert_blocks, insert_preset
 
-    return {"segmentor": segmentor, **networks(), **blocks()}
+    inserting = {"insert_blocks": insert_blocks, "insert_preset": insert_preset}
+    return {"segmentor": segmentor, **inserting, **networks(), **blocks()}

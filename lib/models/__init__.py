@@ -9,6 +9,7 @@ from lib.models.backbones import BACKBONES
 from lib.models.blocks import BLOCKS
 from lib.models.heads import HEADS
 from lib.models.initialisation import INITIALISATIONS
+from lib.models.insert import insert_named
 from lib.models.options import check_options, choose, option_names
 from lib.models.segmentor import Segmentor
 
@@ -29,7 +30,8 @@ def build_segmentor(
 
     Args:
         num_classes: K, the channels of the logits.
-        backbone: ``name`` in ``BACKBONES`` and its options.
+        backbone: ``name`` in ``BACKBONES`` and its options; where ``blocks`` names layers as ``insert_blocks`` does,
+            ``block`` is what is inserted there: ``name`` in ``BLOCKS``, ``at``, ``start`` and its options.
         head: ``name`` in ``HEADS`` and its options; ``block``, which heads without a block pass over, holds a
             ``name`` in ``BLOCKS`` and its options.
         aux: the auxiliary head's options (``name`` being ``auxiliary`` unless given), or None for none.
@@ -42,8 +44,7 @@ def build_segmentor(
             option does not fit.
     """
     initialise = choose(INITIALISATIONS, init, path="model.init")
-    make_backbone, options = _resolve(BACKBONES, backbone, path="model.backbone")
-    features = make_backbone(in_channels=in_channels, **options)
+    features = _build_backbone(backbone, in_channels)
     modules = [_build_head(head, features.channels, num_classes, path="model.head")]
     if aux is not None:
         modules.append(_build_head({"name": "auxiliary", **aux}, features.channels, num_classes, path="model.aux"))
@@ -52,6 +53,21 @@ def build_segmentor(
     if not modules[0].classifier.weight.is_meta:
         initialise(network)
     return network
+
+
+def _build_backbone(spec: Mapping[str, Any], in_channels: int) -> Any:
+    spec = dict(spec)
+    blocks, block = spec.pop("blocks", {}), spec.pop("block", {})
+    make_backbone, options = _resolve(BACKBONES, spec, path="model.backbone")
+    features = make_backbone(in_channels=in_channels, **options)
+    if not blocks:
+        return features
+    try:
+        return insert_named(features, blocks, block, path="model.backbone.block")
+    except UserError as error:
+        # What is wrong with a layer names that, but no key.
+        known = str(error).startswith(("model.backbone.block", "unknown option model.backbone.block"))
+        raise error if known else UserError(f"model.backbone.blocks: {error}") from None
 
 
 def _build_head(spec: Mapping[str, Any], channels: tuple[int, ...], num_classes: int, *, path: str) -> Any:

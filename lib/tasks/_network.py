@@ -5,7 +5,7 @@ from typing import Any
 
 from lib.base.errors import UserError
 from lib.base.memory import require_memory
-from lib.keys import Allowed, at_most_entries, entries_between, key, numbers_in, one_of, probability
+from lib.keys import Allowed, at_most_entries, between, entries_between, key, numbers_in, one_of, probability
 
 ORDINARY = 4096
 """Channels that no published network exceeds."""
@@ -23,6 +23,26 @@ def registered(registry: str) -> Allowed:
 
 
 @dataclass
+class BlockConfig:
+    name: str = key("disentangled", registered("BLOCKS"))
+    """A key of ``lib.models.BLOCKS``."""
+    options: dict[str, Any] = key({})
+    """Keyword arguments of the block's class, whose docstring explains them."""
+
+
+@dataclass
+class InsertedBlockConfig(BlockConfig):
+    at: str = key("after", one_of("after", "before_relu"))
+    """Where in the units that ``model.backbone.blocks`` names: ``after`` them, or ``before_relu``: between the addition
+    and the last ReLU, in ResNets."""
+    ratio: float = key(0.0, between(0, 4))
+    """The block's option ``embedding`` as a share of each unit's channels, such as 0.25; 0: as its options say."""
+    start: str = key("identity", one_of("identity", "default"))
+    """``identity``: the backbone computes at first what it would without the blocks, bit by bit; ``default``: blocks
+    start as their class does."""
+
+
+@dataclass
 class BackboneConfig:
     name: str = key("resnet101", registered("BACKBONES"))
     """A key of ``lib.models.BACKBONES``."""
@@ -34,14 +54,11 @@ class BackboneConfig:
     """Of a ResNet: dilation factors of the last stage's blocks."""
     options: dict[str, Any] = key({})
     """Further keyword arguments of the backbone's class, whose docstring explains them."""
-
-
-@dataclass
-class BlockConfig:
-    name: str = key("disentangled", registered("BLOCKS"))
-    """A key of ``lib.models.BLOCKS``."""
-    options: dict[str, Any] = key({})
-    """Keyword arguments of the block's class, whose docstring explains them."""
+    blocks: dict[str, Any] = key({})
+    """Units that get a block, by the name of their layer: ``{layer3: [-2], layer4: all}``, numbers from 0 or from the
+    end, ``all``, or ``every_other`` (1, 3, 5, ...). They learn at the backbone's rate, and freeze with its stages."""
+    block: InsertedBlockConfig = field(default_factory=InsertedBlockConfig)
+    """What is inserted there."""
 
 
 @dataclass
@@ -119,11 +136,13 @@ def all_options(model: ModelConfig) -> dict[str, Any]:
     parts = {"model.backbone": (BACKBONES, spec["backbone"]), "model.head": (HEADS, spec["head"])}
     if "block" in option_names(head):
         parts["model.head.block"] = (BLOCKS, spec["head"]["block"])
+    if inserted := spec["backbone"].get("block"):
+        parts["model.backbone.block"] = (BLOCKS, inserted)
     if spec["aux"] is not None:
         parts["model.aux"] = (HEADS, {"name": "auxiliary", **spec["aux"]})
     own = {
         f"model.{part}.{key}" for part, config in asdict(model).items() if isinstance(config, dict) for key in config
-    }
+    } | {f"model.backbone.block.{key}" for key in ("at", "ratio", "start")}
     values = {"model.align_corners": model.align_corners}
     for path, (registry, chosen) in parts.items():
         defaults = option_defaults(choose(registry, chosen["name"], path=f"{path}.name"))
@@ -140,12 +159,19 @@ def _backbone_options(config: BackboneConfig) -> dict[str, Any]:
     from lib.models import BACKBONES
     from lib.models.options import option_names
 
-    names = {name: value for name, value in asdict(config).items() if name != "options"}
+    names = {name: value for name, value in asdict(config).items() if name not in ("options", "blocks", "block")}
     known = option_names(BACKBONES[config.name]) if config.name in BACKBONES else names
     for name, default in asdict(BackboneConfig()).items():
         if name in names and name not in ("name", *known) and names.pop(name) != default:
             raise UserError(f"model.backbone.{name} is not for {config.name}: leave it at its default, {default}")
-    return _join(names, config.options, "model.backbone")
+    joined = _join(names, config.options, "model.backbone")
+    if "blocks" in config.options:
+        raise UserError("model.backbone.options.blocks has a key of its own: set model.backbone.blocks")
+    if config.blocks:
+        block = config.block
+        own = {"name": block.name, "at": block.at, "start": block.start, "ratio": block.ratio or None}
+        joined |= {"blocks": config.blocks, "block": _join(own, block.options, "model.backbone.block")}
+    return joined
 
 
 def _join(names: dict[str, Any], options: dict[str, Any], path: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lib.base.errors import UserError
-from lib.weights.comparison import COUNTER, Comparison, compare, describe
+from lib.weights.comparison import COUNTER, Comparison, compare, describe, is_inserted
 from lib.weights.names import rename
 from lib.weights.networks import TORCHCV_NETWORK, mmseg_table
 from lib.weights.pretrained import find_state_dict
@@ -94,7 +94,7 @@ def check_network(
     """Compare a whole ``network`` with a state dict that may lack, or have too much of, no more than a training needs.
 
     That is the auxiliary head and step counters; with ``any_classes``, classifiers may be for another number of
-    classes and are among the misshapen entries that come back.
+    classes, and are among the misshapen entries that come back, and blocks in the backbone may be missing.
 
     Raises:
         UserError: that calls the file ``what``, if the state dict is of another network.
@@ -107,7 +107,11 @@ def check_network(
         if any_classes and name.endswith(CLASSIFIER) and state[name].shape[1:] == expected[name].shape[1:]
     }
     problems = {
-        "missing": [name for name in found.missing if not (name.endswith(COUNTER) or name.startswith(AUXILIARY))],
+        "missing": [
+            name
+            for name in found.missing
+            if not (name.endswith(COUNTER) or name.startswith(AUXILIARY) or (any_classes and is_inserted(name)))
+        ],
         "of another shape": [name for name in found.misshapen if name not in spared],
         "too many": [name for name in found.unexpected if not name.startswith(AUXILIARY)],
     }

@@ -8,6 +8,14 @@ from torch import Tensor, nn
 # Batch norm's step counter: files of PyTorch before 0.4.1 have none, and nothing reads it at momentum 0.1.
 COUNTER = ".num_batches_tracked"
 
+# What ``lib.models.insert`` calls a block in a unit of the backbone.
+INSERTED = "inserted"
+
+
+def is_inserted(name: str) -> bool:
+    """Whether an entry belongs to a block that was inserted into a backbone, which weights from elsewhere lack."""
+    return INSERTED in name.split(".")
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lib.base.errors import UserError
 from lib.weights.bands import fit_bands
-from lib.weights.comparison import COUNTER, compare, describe
+from lib.weights.comparison import COUNTER, compare, describe, is_inserted
 from lib.weights.files import read_file
 from lib.weights.names import Table, rename
 from lib.weights.networks import HRNET, MOBILENET_V2, RESNET_V1C
@@ -73,7 +73,7 @@ def fill_backbone(backbone: nn.Module, content: object, path: Path) -> LoadRepor
             f"pretrained file {path} holds no weights of such a network: nothing in it matches the backbone"
         )
     problems = {
-        "missing": [name for name in found.missing if not name.endswith(COUNTER)],
+        "missing": [name for name in found.missing if not (name.endswith(COUNTER) or is_inserted(name))],
         "of another shape": found.misshapen,
         "too many": found.unexpected
         + [name for name in unknown if not name.removeprefix("module.").startswith(classifier)],
