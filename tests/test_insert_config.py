@@ -72,6 +72,7 @@ class TestConfiguration:
         torch.save({"format": 1, "model": built(*SMALL).state_dict(), "iteration": 0}, tmp_path / "whole.pth")
         assert "layer3.1.inserted" in start_from(built(*INSIDE), tmp_path / "whole.pth")
 
+    @pytest.mark.slow
     def test_it_is_trained_resumed_and_validated(self, train, command, runs):
         inside = ("model.backbone.blocks={layer3: [-1]}", "model.head.name=fcn", "model.head.options={width: 8}")
         often = ("train.max_iters=2", "checkpoint.interval=1", "checkpoint.keep=9", "val.interval=0")
