@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lib.base.errors import UserError
 from lib.models.blocks.attention import attend
+from lib.models.blocks.terms import AttentionTerms, Term, added, widen
 from lib.models.common import ConvNormRelu
 from lib.models.standard import adaptive_mean
 
@@ -17,6 +18,18 @@ PYRAMID = (1, 3, 6, 8)
 def pool_pyramid(x: Tensor, pyramid: Sequence[int]) -> Tensor:
     """Average B x C x H x W over n x n bins for every n of ``pyramid``: B x C x M x 1 with M the sum of n squared."""
     return torch.cat([adaptive_mean(x, bins).flatten(2) for bins in pyramid], dim=2).unsqueeze(3)
+
+
+def spread_pyramid(rows: Tensor, pyramid: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Weights of bins as weights of positions: B x Q x M -> B x Q x HW, the transpose of ``pool_pyramid``."""
+    spread = 0
+    for weights, bins in zip(rows.split([bins**2 for bins in pyramid], dim=2), pyramid, strict=True):
+        # side x bins each: which share a position has in a bin
+        down, across = (
+            F.adaptive_avg_pool1d(torch.eye(side, dtype=rows.dtype, device=rows.device), bins) for side in size
+        )
+        spread = spread + down @ weights.unflatten(2, (bins, bins)) @ across.mT
+    return spread.flatten(2)
 
 
 class PyramidAttention(nn.Module):
@@ -69,6 +82,22 @@ class PyramidAttention(nn.Module):
         # B x E x ... -> B x (positions or bins) x E
         tokens = (x.flatten(2).mT for x in (query, pool_pyramid(key, self.pyramid), value))
         return attend(*tokens, scale=self.scale)
+
+    def attention(self, low: Tensor, high: Tensor) -> Term:
+        """The attention from B x Cl x H' x W' to B x Ch x H x W; a bin's weight lies evenly on the bin's region."""
+        key = self.key(low)
+        query = widen(key if self.query is None else self.query(high)).flatten(2).mT
+        anchors = widen(pool_pyramid(key, self.pyramid)).flatten(2).mT
+
+        def rows(positions: Sequence[int]) -> Tensor:
+            weights = (self.scale * query[:, positions] @ anchors.mT).softmax(dim=2)
+            return spread_pyramid(weights, self.pyramid, low.shape[2:])
+
+        def apply(values: Tensor) -> Tensor:
+            pooled = pool_pyramid(values.mT.unflatten(2, low.shape[2:]), self.pyramid)
+            return attend(query, anchors, pooled.flatten(2).mT.to(query.dtype), scale=self.scale)
+
+        return Term(rows, apply)
 
 
 class AsymmetricFusion(nn.Module):
@@ -128,6 +157,13 @@ class AsymmetricFusion(nn.Module):
         """Takes B x Cl x H' x W' and B x Ch x H x W, returns B x ``out_channels`` x H x W."""
         return self.dropout(self.norm(self._join(low, high)))
 
+    def attention(self, low: Tensor, high: Tensor) -> AttentionTerms:
+        """The mean of the branches' attentions, whose values are not the same."""
+        count = len(self.branches)
+        term = added([(1 / count, branch.attention(low, high)) for branch in self.branches])
+        terms = {"pairwise": term, "applied": term}
+        return AttentionTerms(terms, tuple(high.shape[2:]), tuple(low.shape[2:]))
+
     def _join(self, low: Tensor, high: Tensor) -> Tensor:
         """``fuse`` of the branches' added contexts joined to ``high``, without making either."""
         fusion, direct = self.fuse.weight.split([self.fuse.in_channels - high.shape[1], high.shape[1]], dim=1)
@@ -178,3 +214,7 @@ class AsymmetricPyramid(AsymmetricFusion):
     def forward(self, x: Tensor) -> Tensor:
         """Takes B x C x H x W and returns the same shape."""
         return super().forward(x, x).relu()
+
+    def attention(self, x: Tensor) -> AttentionTerms:
+        """The mean of the branches' attentions for ``x``."""
+        return super().attention(x, x)

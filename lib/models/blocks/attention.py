@@ -45,8 +45,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float = 1.0) -> 
 
 
 def attention_rows(query: Tensor, key: Tensor, *, scale: float = 1.0) -> Tensor:
-    """The attention map's rows of R chosen queries: B x R x D and B x M x D -> float32 B x R x M, rows sum to 1."""
-    return torch.softmax(scale * query.float() @ key.float().mT, dim=-1)
+    """The map's rows of R queries: B x R x D and B x M x D -> B x R x M of at least float32, rows sum to 1."""
+    wide = torch.promote_types(query.dtype, torch.float32)
+    return torch.softmax(scale * query.to(wide) @ key.to(wide).mT, dim=-1)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::chunked_attention", mutates_args=())

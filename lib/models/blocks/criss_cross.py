@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.base.errors import UserError
+from lib.models.blocks.terms import AttentionTerms, Term, one_hot, widen
 
 
 class CrissCrossAttention(nn.Module):
@@ -63,6 +64,21 @@ class CrissCrossAttention(nn.Module):
         crosses = (row[positions, None] == row) | (column[positions, None] == column)
         return (query[:, positions] @ key.mT).masked_fill(~crosses, -torch.inf).softmax(dim=2)
 
+    def attention(self, x: Tensor) -> AttentionTerms:
+        """The block's attention for ``x``: ``pairwise`` is the first pass, ``applied`` the product of all passes.
+
+        That product says through how much of each position's values the passes reach; the block adds its input to each.
+        """
+        size = tuple(x.shape[2:])
+        x = x.permute(0, 2, 3, 1).contiguous()
+        passes = []
+        for _ in range(self.recurrence):
+            query, key, value = self._project(x, self.query, self.key, self.value)
+            passes.append(Crosses(*self.weights(query, key)))
+            x = torch.addcmul(x, self.gamma, passes[-1](value))
+        terms = {"pairwise": _composition(passes[:1], size), "applied": _composition(passes, size)}
+        return AttentionTerms(terms, size, size, self.gamma.item())
+
     @staticmethod
     def _project(x: Tensor, *layers: nn.Conv2d) -> list[Tensor]:
         """The 1x1 convolutions of B x H x W x C: B x H x W x D each."""
@@ -71,6 +87,13 @@ class CrissCrossAttention(nn.Module):
     @staticmethod
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """y: B x H x W x D twice and B x H x W x C -> B x H x W x C."""
+        column, row = (part.to(value.dtype) for part in CrissCrossAttention.weights(query, key))
+        from_column = column.transpose(1, 2) @ value.transpose(1, 2)
+        return row @ value + from_column.transpose(1, 2)
+
+    @staticmethod
+    def weights(query: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        """Of B x H x W x D twice, each position's of its column, B x H x W x H, itself 0, and row, B x H x W x W."""
         height, width = query.shape[1:3]
         # B x W x H x H, then B x H x W x H: the affinities of a position to its column, itself left to the row
         column = query.transpose(1, 2) @ key.transpose(1, 2).mT
@@ -78,7 +101,38 @@ class CrissCrossAttention(nn.Module):
         column = column.masked_fill(own, -torch.inf).transpose(1, 2)
         # B x H x W x W
         row = query @ key.mT
-        attention = torch.cat([column, row], dim=3).softmax(dim=3).to(value.dtype)
-        column, row = attention.split([height, width], dim=3)
-        from_column = column.transpose(1, 2) @ value.transpose(1, 2)
-        return row @ value + from_column.transpose(1, 2)
+        return torch.cat([column, row], dim=3).softmax(dim=3).split([height, width], dim=3)
+
+
+class Crosses:
+    """The matrix of one pass as an operator on B x H x W x V, from its ``column`` and ``row`` weights."""
+
+    def __init__(self, column: Tensor, row: Tensor) -> None:
+        self.column, self.row = widen(column), widen(row)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        values = values.to(self.row.dtype)
+        return self.row @ values + (self.column.transpose(1, 2) @ values.transpose(1, 2)).transpose(1, 2)
+
+    def transposed(self, values: Tensor) -> Tensor:
+        """The transposed matrix's product with ``values``."""
+        return self.row.mT @ values + (self.column.transpose(1, 2).mT @ values.transpose(1, 2)).transpose(1, 2)
+
+
+def _composition(passes: Sequence[Crosses], size: tuple[int, int]) -> Term:
+    """The product of the matrices of ``passes``, the first one at the right."""
+
+    def rows(positions: Sequence[int]) -> Tensor:
+        # B x Q x N -> B x H x W x Q and back
+        found = one_hot(positions, passes[0].row, size[0] * size[1]).mT.unflatten(1, size)
+        for one in reversed(passes):
+            found = one.transposed(found)
+        return found.flatten(1, 2).mT
+
+    def apply(values: Tensor) -> Tensor:
+        values = values.unflatten(1, size)
+        for one in passes:
+            values = one(values)
+        return values.flatten(1, 2)
+
+    return Term(rows, apply)

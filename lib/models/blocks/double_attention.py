@@ -1,10 +1,12 @@
 """The double attention block (Chen et al., "A^2-Nets: Double Attention Networks", NeurIPS 2018)."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
 
 from lib.models.blocks.nonlocal_block import CONVS
+from lib.models.blocks.terms import AttentionTerms, Term, widen
 
 
 class DoubleAttention(nn.Module):
@@ -38,6 +40,22 @@ class DoubleAttention(nn.Module):
         descriptors = self.features(x).flatten(2) @ _attention(self.gather(x)).mT
         context = descriptors.mT @ _attention(self.distribute(x))
         return x + self.output(context.unflatten(2, x.shape[2:]))
+
+    def attention(self, x: Tensor) -> AttentionTerms:
+        """The block's attention for ``x``: y = sum_j (d_n^T a_j) b_j, so weights are d_n^T a_j and values b_j.
+
+        The weights may be negative and have any sum.
+        """
+        distributed, features = widen(_attention(self.distribute(x))), widen(self.features(x).flatten(2))
+
+        def rows(positions: Sequence[int]) -> Tensor:
+            return distributed[:, :, positions].mT @ features
+
+        def apply(values: Tensor) -> Tensor:
+            return distributed.mT @ (features @ values)
+
+        term = Term(rows, apply)
+        return AttentionTerms({"pairwise": term, "applied": term}, tuple(x.shape[2:]), tuple(x.shape[2:]))
 
 
 def _attention(logits: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.base.errors import UserError
+from lib.models.blocks.terms import AttentionTerms, unary_term, widen
 
 
 class GlobalContext(nn.Module):
@@ -62,6 +63,13 @@ class GlobalContext(nn.Module):
         if self.add is not None:
             x = x + self.add(context)
         return x
+
+    def attention(self, x: Tensor) -> AttentionTerms:
+        """The weights of the pooling, for ``x``: they are all that the block attends with."""
+        count = x[0, 0].numel()
+        logits = x.new_zeros(len(x), 1, count) if self.mask is None else self.mask(x).flatten(2)
+        term = unary_term(widen(logits).softmax(dim=2), count)
+        return AttentionTerms({"unary": term, "applied": term}, tuple(x.shape[2:]), tuple(x.shape[2:]))
 
     def pool(self, x: Tensor) -> Tensor:
         """B x C x H x W -> B x C x 1 x 1."""

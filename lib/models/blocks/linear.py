@@ -25,9 +25,18 @@ class LinearAffinity:
 
     def rows(self, positions: Sequence[int]) -> Tensor:
         """The rows of R of the N positions: float32 B x R x N."""
-        left, right = self.left.float(), self.right.float()
+        return self.wide_rows(positions).float()
+
+    def wide_rows(self, positions: Sequence[int]) -> Tensor:
+        """The same of at least float32."""
+        wide = torch.promote_types(self.left.dtype, torch.float32)
+        left, right = self.left.to(wide), self.right.to(wide)
         rows = left[:, :, positions].mT @ right
         return (rows + right[:, :, positions].mT @ left) / 2 if self.symmetric else rows
+
+    def transposed(self) -> "LinearAffinity":
+        """``A^T``."""
+        return LinearAffinity(self.right, self.left, symmetric=self.symmetric)
 
     def reduce(self, signal: Tensor) -> Tensor:
         """The inner product, B x E x N -> B x E x R."""

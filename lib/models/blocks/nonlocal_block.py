@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lib.base.errors import UserError
 from lib.models.blocks.attention import attend, attention_rows
+from lib.models.blocks.terms import AttentionTerms, Cells, Term, added, unary_term
 from lib.models.standard import by_blocks, is_standard
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -267,13 +268,48 @@ class NonLocal(nn.Module):
         if self.mode == "none":
             raise UserError("a block without a pairwise term has no affinities to show")
         query, key, _ = self.embed(x, self.pool_input(x))
-        query = query[:, positions]
+        return self._affinities(query[:, positions], key, torch.float32)
+
+    def attention(self, x: Tensor) -> AttentionTerms:
+        """The block's attention for ``x``; where keys are pooled, each one's weight lies evenly on its cell."""
+        source, count = self.pool_input(x), x[0, 0].numel()
+        pooled = [pool for pool in (self.pool_input, self.pool_projection) if not isinstance(pool, nn.Identity)]
+        cells = Cells(tuple(x.shape[2:]), _sides(pooled[0].kernel_size, x.dim() - 2)) if pooled else None
+        weights, terms = [], {}
+        if self.mask is not None:
+            weights.append(_widen(self._rows(self.mask(source)).mT).softmax(dim=2))
+        if self.mode != "none":
+            query, key, query_mean = self.embed(x, source)
+            if query_mean is not None:
+                weights.append(_widen(query_mean @ key.mT).softmax(dim=2))
+            terms["pairwise"] = self._pairwise(query, key, cells)
+        if weights:
+            terms["unary"] = unary_term(sum(weights), count, cells)
+        gamma = None if self.gamma is None or self.mode == "none" else self.gamma.item()
+        factors = {"pairwise": 1.0 if gamma is None else gamma, "unary": 1.0}
+        applied = added([(factors[name], term) for name, term in terms.items()])
+        return AttentionTerms(terms | {"applied": applied}, tuple(x.shape[2:]), tuple(x.shape[2:]), gamma)
+
+    def _pairwise(self, query: Tensor, key: Tensor, cells: Cells | None) -> Term:
+        wide = torch.promote_types(query.dtype, torch.float32)
+
+        def rows(positions: Sequence[int]) -> Tensor:
+            found = self._affinities(query[:, positions], key, wide)
+            return found if cells is None else cells.spread(found)
+
+        def apply(values: Tensor) -> Tensor:
+            return self._aggregate(query, key, values if cells is None else cells.gather(values))
+
+        return Term(rows, apply)
+
+    def _affinities(self, query: Tensor, key: Tensor, dtype: torch.dtype) -> Tensor:
+        """f_ij of R queries: B x R x D and B x M x D to B x R x M of ``dtype``."""
         if self.mode == "dot_product":
-            return query.float() @ key.float().mT / key.shape[1]
+            return query.to(dtype) @ key.to(dtype).mT / key.shape[1]
         if self.mode == "concatenation":
             left, right = self._scores(query, key)
-            return F.relu(left.float()[:, :, None] + right.float()[:, None]) / key.shape[1]
-        return attention_rows(self._sharpen(query), key, scale=self.scale)
+            return F.relu(left.to(dtype)[:, :, None] + right.to(dtype)[:, None]) / key.shape[1]
+        return attention_rows(self._sharpen(query).to(dtype), key.to(dtype), scale=self.scale)
 
     def embed(self, x: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Whitened queries B x N x D of ``x``, keys B x M x D of ``source``, and with ``query_mean`` it, B x 1 x D."""
@@ -337,6 +373,10 @@ class NonLocal(nn.Module):
 def _average(logits: Tensor, value: Tensor) -> Tensor:
     """The values' mean weighted by the softmax of B x 1 x M logits: B x M x E -> B x 1 x E."""
     return logits.softmax(dim=2).to(value.dtype) @ value
+
+
+def _sides(kernel: int | tuple[int, ...], dimensions: int) -> tuple[int, ...]:
+    return (kernel,) * dimensions if isinstance(kernel, int) else kernel
 
 
 def _make_sharpness(temperature: float) -> nn.Parameter:

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from lib.base.errors import UserError
 from lib.models.blocks.attention import attend, attention_rows
+from lib.models.blocks.filters import Transposed, nearest_filter
 from lib.models.blocks.linear import LinearAffinity, normalised_affinity, relu_affinity
 from lib.models.blocks.nonlocal_block import CONVS, NORMS
+from lib.models.blocks.terms import AttentionTerms, Term, added, one_hot, unary_term, widen
 from lib.models.standard import inverse, is_standard
 
 
@@ -34,7 +36,15 @@ class SoftmaxAffinity:
 
     def rows(self, positions: Sequence[int]) -> Tensor:
         """The rows of R of the N positions: float32 B x R x N, each of sum 1."""
+        return self.wide_rows(positions).float()
+
+    def wide_rows(self, positions: Sequence[int]) -> Tensor:
+        """The same of at least float32."""
         return attention_rows(self.query[:, positions], self.key, scale=self.scale)
+
+    def transposed(self) -> Transposed:
+        """``A^T``."""
+        return Transposed(self.wide_rows)
 
 
 Affinity = LinearAffinity | SoftmaxAffinity
@@ -60,6 +70,7 @@ class Unit(nn.Module):
     ) -> None:
         super().__init__()
         conv = CONVS[dimensions]
+        self.responses = responses
         self.value = conv(channels, width, 1, bias=False)
         self.skip = conv(width, channels, 1, bias=False) if skip else None
         self.output = conv(responses * width, channels, 1, bias=False)
@@ -73,6 +84,16 @@ class Unit(nn.Module):
         if self.skip is not None:
             context += self.skip(value)
         return x + self.relu(self.norm(context))
+
+    def responses_to(self, signal: Tensor, affinity: Affinity) -> list[Tensor]:
+        """The polynomials, or rational functions, of A that the unit mixes, of one signal B x E x N: as large each."""
+        filtered = list(self.filter(signal, signal, affinity).chunk(self.responses, dim=1))
+        return filtered if self.skip is None else [signal, *filtered]
+
+    def mixtures(self) -> list[Tensor]:
+        """With which matrix of channels, C x E, the unit mixes each of these."""
+        matrices = list(self.output.weight.flatten(1).chunk(self.responses, dim=1))
+        return matrices if self.skip is None else [self.skip.weight.flatten(1), *matrices]
 
 
 class NonLocalUnit(Unit):
@@ -97,6 +118,9 @@ class DisentangledUnit(Unit):
         super().__init__(channels, width, dimensions=dimensions, relu=relu)
         self.mask = CONVS[dimensions](channels, 1, 1, bias=False)
 
+    def responses_to(self, signal: Tensor, affinity: Affinity) -> list[Tensor]:
+        return [affinity(signal)]
+
     def filter(self, x: Tensor, value: Tensor, affinity: Affinity) -> Tensor:
         # B x 1 x N; B x E x 1
         weights = self.mask(x).flatten(2).softmax(dim=2).to(value.dtype)
@@ -114,6 +138,14 @@ class SquaredLaplacianUnit(Unit):
     def filter(self, x: Tensor, value: Tensor, affinity: Affinity) -> Tensor:
         once = value - affinity(value)
         return self.mix(value).add_(once).sub_(affinity(once))
+
+    def responses_to(self, signal: Tensor, affinity: Affinity) -> list[Tensor]:
+        once = signal - affinity(signal)
+        return [signal, once - affinity(once)]
+
+    def mixtures(self) -> list[Tensor]:
+        skip, output, mix = (layer.weight.flatten(1) for layer in (self.skip, self.output, self.mix))
+        return [skip + output @ mix, output]
 
 
 class ChebyshevUnit(Unit):
@@ -161,6 +193,21 @@ class ArmaUnit(Unit):
         for _ in range(self.iterations):
             state = self.recursion(affinity(state)).add_(drive)
         return state
+
+    def responses_to(self, signal: Tensor, affinity: Affinity) -> list[Tensor]:
+        powers = [signal]
+        for _ in range(self.iterations):
+            powers.append(affinity(powers[-1]))
+        return powers
+
+    def mixtures(self) -> list[Tensor]:
+        # Of A^t: sum_k W_k P_k^t Q_k, and without Q_k for the last one
+        recursion, drive = (layer.weight.flatten(1).chunk(self.order) for layer in (self.recursion, self.drive))
+        left, found = self.output.weight.flatten(1).chunk(self.order, dim=1), []
+        for _ in range(self.iterations):
+            found.append(sum(a @ b for a, b in zip(left, drive, strict=True)))
+            left = [a @ b for a, b in zip(left, recursion, strict=True)]
+        return [*found, sum(left)]
 
 
 class CayleyUnit(Unit):
@@ -356,6 +403,32 @@ class SpectralStage(nn.Module):
             A_ij as float32 B x R x N.
         """
         return self._build_affinity(x).rows(positions)
+
+    def attention(self, x: Tensor) -> AttentionTerms:
+        """The stage's attention for ``x``: ``pairwise`` is A, ``applied`` what the filter of its first unit amounts to.
+
+        That is the one filter sum_k c_k P_k(A) that comes nearest to the unit's, which has a matrix of channels for
+        each P_k(A): see ``nearest_filter``. The skip term is a part of it.
+        """
+        size, affinity, unit = tuple(x.shape[2:]), self._build_affinity(x), self.units[0]
+        coefficients, share = nearest_filter(unit.mixtures())
+
+        def filtered(signal: Tensor, of: Affinity | Transposed) -> Tensor:
+            parts = unit.responses_to(signal, of)
+            return sum(number * part for number, part in zip(coefficients, parts, strict=True))
+
+        def rows(positions: Sequence[int]) -> Tensor:
+            return filtered(one_hot(positions, widen(x), x[0, 0].numel()), affinity.transposed())
+
+        terms = {"pairwise": Term(affinity.wide_rows, lambda values: affinity(values.mT).mT)}
+        applied = Term(rows, lambda values: filtered(values.mT, affinity).mT)
+        if isinstance(unit, DisentangledUnit):
+            weights = widen(unit.mask(x).flatten(2)).softmax(dim=2)
+            terms["unary"] = unary_term(weights, weights.shape[2])
+            applied = added([(1.0, applied), (1.0, terms["unary"])])
+        terms["applied"] = applied
+        note = "" if len(coefficients) == 1 else f"one filter for all channels, {100 * share:.0f} % of the unit's"
+        return AttentionTerms(terms, size, size, note=note)
 
     def _build_affinity(self, x: Tensor) -> Affinity:
         return self.affinity(self.query(x), self.key(x), symmetric=self.symmetric)
