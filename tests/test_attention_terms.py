@@ -47,6 +47,7 @@ def test_applying_is_the_product_with_all_rows(x, name, options):
         close(term.apply(values), matrix @ values)
         close(term.rows([7, 2]), matrix[:, [7, 2]])
         assert term.constant == bool((matrix == matrix[:, :1]).all())
+        assert term.signed or (matrix >= 0).all()
     assert "applied" in attention.terms and {"pairwise", "unary"} & attention.terms.keys()
 
 

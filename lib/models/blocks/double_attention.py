@@ -54,7 +54,7 @@ class DoubleAttention(nn.Module):
         def apply(values: Tensor) -> Tensor:
             return distributed.mT @ (features @ values)
 
-        term = Term(rows, apply)
+        term = Term(rows, apply, signed=True)
         return AttentionTerms({"pairwise": term, "applied": term}, tuple(x.shape[2:]), tuple(x.shape[2:]))
 
 

@@ -300,7 +300,7 @@ class NonLocal(nn.Module):
         def apply(values: Tensor) -> Tensor:
             return self._aggregate(query, key, values if cells is None else cells.gather(values))
 
-        return Term(rows, apply)
+        return Term(rows, apply, signed=self.mode == "dot_product")
 
     def _affinities(self, query: Tensor, key: Tensor, dtype: torch.dtype) -> Tensor:
         """f_ij of R queries: B x R x D and B x M x D to B x R x M of ``dtype``."""

@@ -421,7 +421,7 @@ class SpectralStage(nn.Module):
             return filtered(one_hot(positions, widen(x), x[0, 0].numel()), affinity.transposed())
 
         terms = {"pairwise": Term(affinity.wide_rows, lambda values: affinity(values.mT).mT)}
-        applied = Term(rows, lambda values: filtered(values.mT, affinity).mT)
+        applied = Term(rows, lambda values: filtered(values.mT, affinity).mT, signed=True)
         if isinstance(unit, DisentangledUnit):
             weights = widen(unit.mask(x).flatten(2)).softmax(dim=2)
             terms["unary"] = unary_term(weights, weights.shape[2])

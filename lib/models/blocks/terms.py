@@ -18,11 +18,13 @@ class Term:
             float32.
         apply: values B x M x V -> their weighted sums B x N x V, in memory that is linear in the positions.
         constant: whether all N rows are the same.
+        signed: whether weights may be negative.
     """
 
     rows: Callable[[Sequence[int]], Tensor]
     apply: Callable[[Tensor], Tensor]
     constant: bool = False
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def added(terms: Sequence[tuple[float, Term]]) -> Term:
     def apply(values: Tensor) -> Tensor:
         return sum(factor * term.apply(values) for factor, term in terms)
 
-    return Term(rows, apply, constant=all(term.constant for _, term in terms))
+    signed = any(term.signed or factor < 0 for factor, term in terms)
+    return Term(rows, apply, constant=all(term.constant for _, term in terms), signed=signed)
 
 
 def one_hot(positions: Sequence[int], like: Tensor, count: int) -> Tensor:
