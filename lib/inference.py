@@ -142,6 +142,16 @@ class Predictor:
         """The size at which an image of ``size`` is evaluated: short and long side first, then the scale."""
         return self._resizing.size(size, scale)
 
+    def shown(self, image: Tensor) -> tuple[Tensor, Size]:
+        """Images [B, C, H, W] as the model is shown them whole at scale 1, padded, and their size without padding."""
+        (resized,) = self._resizing.images(image, (1.0,))
+        return self._padded(resized), tuple(resized.shape[-2:])
+
+    def _padded(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        padding = (0, -width % self.pad_multiple, 0, -height % self.pad_multiple)
+        return F.pad(image, padding) if any(padding) else image
+
     @property
     def _resizing(self) -> resizing.Resizing:
         way = resizing.WAYS[self.resize]
@@ -168,8 +178,7 @@ class Predictor:
     def _logits(self, model: Segmentor, image: Tensor) -> Tensor:
         """Float32 [B, K, h, w] of resized images [B, C, h, w], padded on the way."""
         height, width = image.shape[-2:]
-        padding = (0, -width % self.pad_multiple, 0, -height % self.pad_multiple)
-        padded = F.pad(image, padding) if any(padding) else image
+        padded = self._padded(image)
         if self.slides:
             logits = sliding_window(
                 model,

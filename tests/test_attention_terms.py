@@ -115,7 +115,7 @@ def test_a_pyramids_bins_are_regions_of_their_own_map(x, branches):
     assert attention.queries == SIZE and attention.sources == (7, 8)
     context = 0
     for branch in block.branches:
-        matrix = torch.cat([branch.attention(low, x).rows([position]) for position in range(COUNT)], dim=1)
+        matrix = torch.cat([branch.term(low, x).rows([position]) for position in range(COUNT)], dim=1)
         context = context + branch.output((matrix @ branch.value(low).flatten(2).mT).mT.unflatten(2, SIZE))
     close(block(low, x), block.norm(block.fuse(torch.cat([context, x], 1))))
     values = torch.randn(2, 56, 3, dtype=torch.float64)

@@ -73,7 +73,7 @@ temperature 0.05. Scale, output convolution and norm are those of the published 
 
 ``dnl_video``: on Kinetics: five blocks in layer2 and layer3 of a ResNet-50, after every other unit, as Wang et al.
 ("Non-local Neural Networks", CVPR 2018) place theirs, with half of the channels, keys and values max-pooled by 1, 2, 2
-and a norm in the end. A ResNet-18 gets two. No temperature is published for it; it is 1.
+and a norm in the end. A ResNet-18 gets two. No temperature for it is known here; it is 1.
 """
 
 

@@ -83,7 +83,7 @@ class PyramidAttention(nn.Module):
         tokens = (x.flatten(2).mT for x in (query, pool_pyramid(key, self.pyramid), value))
         return attend(*tokens, scale=self.scale)
 
-    def attention(self, low: Tensor, high: Tensor) -> Term:
+    def term(self, low: Tensor, high: Tensor) -> Term:
         """The attention from B x Cl x H' x W' to B x Ch x H x W; a bin's weight lies evenly on the bin's region."""
         key = self.key(low)
         query = widen(key if self.query is None else self.query(high)).flatten(2).mT
@@ -160,7 +160,7 @@ class AsymmetricFusion(nn.Module):
     def attention(self, low: Tensor, high: Tensor) -> AttentionTerms:
         """The mean of the branches' attentions, whose values are not the same."""
         count = len(self.branches)
-        term = added([(1 / count, branch.attention(low, high)) for branch in self.branches])
+        term = added([(1 / count, branch.term(low, high)) for branch in self.branches])
         terms = {"pairwise": term, "applied": term}
         return AttentionTerms(terms, tuple(high.shape[2:]), tuple(low.shape[2:]))
 
