@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from numpy.polynomial import chebyshev
 
 from lib.base.errors import UserError
-from lib.models.blocks import spectral
+from lib.models.blocks import affinities
 from lib.models.blocks.linear import normalised_affinity
 from lib.models.blocks.spectral import SpectralStage
 from lib.weights.spectral_blocks import spectral_options
@@ -145,7 +145,7 @@ def test_units_leave_an_attention_as_it_is_that_its_kernel_keeps_for_backward(un
     stage = SpectralStage(6, unit=unit, embedding=4, width=4, **options)  # of equal widths, or it is not fused
     x = signal().float().requires_grad_()
     expected = torch.autograd.grad(stage(x).square().sum(), x)
-    monkeypatch.setattr(spectral, "attend", fused)
+    monkeypatch.setattr(affinities, "attend", fused)
     torch.testing.assert_close(torch.autograd.grad(stage(x).square().sum(), x), expected, rtol=1e-4, atol=1e-4)
 
 
