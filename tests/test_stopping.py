@@ -163,3 +163,21 @@ class TestProgram:
         process = program(body)
         assert process.communicate(timeout=20) == ("", "interrupted\n")
         assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system tells nobody of a parent's death elsewhere")
+def test_a_process_whose_parent_died_before_it_began_to_listen_ends_too():
+    program = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from lib.base.processes import end_with_parent
+parent = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    print("orphaned", flush=True)
+    end_with_parent(parent)
+    print("lives", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program, ROOT], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (0, "orphaned\n")

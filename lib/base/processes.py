@@ -124,12 +124,19 @@ def end_with_launcher() -> None:
         end_with_parent()
 
 
-def end_with_parent() -> None:
-    """Die when the process that started this one does. Linux only."""
+def end_with_parent(parent: int | None = None) -> None:
+    """Die when the process that started this one does, at once where it has already. Linux only.
+
+    Args:
+        parent: its id, where that is known.
+    """
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        # Of a death that came before, no signal comes.
+        if parent is not None and os.getppid() != parent:
+            os._exit(1)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The stream of training samples and its even division among processes, workers and micro-batches."""
 
 import atexit
+import multiprocessing
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain, islice
@@ -102,7 +103,10 @@ def start_worker(_worker: int) -> None:
     Signals reach the whole process group, and the main process alone decides what they mean. A worker ends with
     its main process even where that is killed: it holds the same files open, the lock on the run among them.
     """
-    end_with_parent()
+    parent = multiprocessing.parent_process()
+    # A process of a fork server is another's child, and holds nothing of this one's open.
+    is_child = parent is not None and multiprocessing.get_start_method() != "forkserver"
+    end_with_parent(parent.pid if is_child else None)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     ignore_signals()

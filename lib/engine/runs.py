@@ -18,7 +18,7 @@ from lib.base.regular import read_regular
 from lib.config import Config
 from lib.recipes import to_yaml
 
-PATIENCE_SECONDS = 2
+PATIENCE_SECONDS = 4
 """How long a claim waits: the loader's processes outlive a killed run, and hold its lock, for a moment."""
 
 EVALUATIONS = ("val", "test")
