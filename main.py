@@ -24,6 +24,7 @@ import time
 
 from lib.base.errors import UserError
 from lib.base.memory import shortage
+from lib.base.names import loop_of_links
 from lib.commands import parse
 
 JOB = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
@@ -85,7 +86,7 @@ def run_command() -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     except Exception as error:
-        if options.debug or not (line := shortage(error)):
+        if options.debug or not (line := shortage(error) or loop_of_links(error)):
             raise
         print(f"error: {line}", file=sys.stderr, flush=True)
         return 2

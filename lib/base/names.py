@@ -3,7 +3,7 @@
 import re
 from pathlib import PurePath
 
-from lib.base.errors import UserError
+from lib.base.errors import UserError, one_line
 
 LONGEST = 255
 """Bytes of a file's name on the file systems in use."""
@@ -17,6 +17,13 @@ def check_name(path: object) -> None:
     name = PurePath(path).name if isinstance(path, str) else path.name
     if printable(name) != name:
         raise UserError(f"the name of {printable(path)} is not UTF-8 or holds line breaks: rename it")
+
+
+def loop_of_links(error: Exception) -> str | None:
+    """The line for the error that ``Path.resolve`` raises at a link that leads to itself; None for any other."""
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from "):
+        return f"{one_line(str(error)).removeprefix('Symlink loop from ')} is, or lies behind, a link that leads to itself: remove that"
+    return None
 
 
 def printable(path: object) -> str:

@@ -55,6 +55,8 @@ def parse(words: list[str]) -> tuple[Callable[[argparse.Namespace], None], argpa
     command = import_module(f"{__name__}.{file.stem}")
     parser = Parser(prog=f"main.py {words[0]}", description=_docstring(file))
     command.add_options(parser)
+    for action in parser._actions:
+        action.type = _place if action.type is Path else action.type
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options, strange = parser.parse_known_intermixed_args(words[1:])
     if strange:
@@ -67,6 +69,14 @@ def parse(words: list[str]) -> tuple[Callable[[argparse.Namespace], None], argpa
             parser.error("the following arguments are required: --config")
         return print_configuration, options
     return command.run, options
+
+
+def _place(text: str) -> Path:
+    """A path of the command line. Of an empty one, a variable of the shell that is not set, Path makes the working
+    directory, which nobody named."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: name a file or folder (. is the working directory)")
+    return Path(text)
 
 
 def _overview(commands: dict[str, Path]) -> str:

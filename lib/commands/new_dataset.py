@@ -55,7 +55,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _share(text: str) -> float:
-    share = float(text)
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
     if not 0 <= share < 1:
-        raise argparse.ArgumentTypeError(f"{text} has to be at least 0 and less than 1")
+        raise argparse.ArgumentTypeError(f"'{text}' has to be a number, at least 0 and less than 1")
     return share

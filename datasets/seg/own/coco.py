@@ -5,8 +5,8 @@ above. What no annotation covers is background.
 """
 
 import json
-import math
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -106,7 +106,8 @@ class Coco:
                 except LabelError as error:
                     raise UserError(f"{where}: annotation {annotation.get('id', '')} {error}") from error
                 area = annotation.get("area")
-                is_number = isinstance(area, int | float) and math.isfinite(area)
+                # Not math.isfinite: JSON's whole numbers have no largest, those of C have.
+                is_number = isinstance(area, int | float) and abs(area) <= sys.float_info.max
                 shapes.append((float(area) if is_number else float(mask.sum()), annotation["category_id"], mask))
         label = np.full(size, self.background, np.uint8 if max(self.names) < 256 else np.uint16)
         for _, category, mask in sorted(shapes, key=lambda shape: -shape[0]):
