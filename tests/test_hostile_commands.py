@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from own_layouts import NewDataset, contents, make
 
@@ -48,3 +49,19 @@ def test_areas_that_no_number_of_c_holds_are_passed_over(new_dataset, tmp_path):
     file.write_text(json.dumps(content))
     assert new_dataset(images, file, tmp_path / "data")[::2] == (0, "")
     assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+
+
+def test_labels_of_half_floats_are_read_without_a_word_of_numpys(new_dataset, tmp_path):
+    images, labels = make(tmp_path / "raw", "npy")
+    assert new_dataset(images, labels, tmp_path / "whole")[0] == 0
+    for file in labels.iterdir():
+        np.save(file, np.load(file).astype(np.float16))
+    assert new_dataset(images, labels, tmp_path / "data")[::2] == (0, "")
+    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+
+
+def test_lists_that_leave_nothing_to_train_on_are_named(new_dataset, tmp_path):
+    source = make(tmp_path / "raw")
+    (tmp_path / "val.txt").write_text("\n".join(f"photo_{at}" for at in range(5)))
+    error = new_dataset.error(*source, tmp_path / "data", "--val-list", tmp_path / "val.txt")
+    assert error.endswith("or give fewer to val and test (--val-list)")

@@ -22,7 +22,8 @@ def check_name(path: object) -> None:
 def loop_of_links(error: Exception) -> str | None:
     """The line for the error that ``Path.resolve`` raises at a link that leads to itself; None for any other."""
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from "):
-        return f"{one_line(str(error)).removeprefix('Symlink loop from ')} is, or lies behind, a link that leads to itself: remove that"
+        path = one_line(str(error)).removeprefix("Symlink loop from ")
+        return f"{path} is, or lies behind, a link that leads to itself: remove that"
     return None
 
 

@@ -198,7 +198,7 @@ def _from_numbers(pixels: np.ndarray, path: Path) -> RawLabel:
 def _whole(values: np.ndarray, path: Path) -> np.ndarray:
     if values.dtype in (np.uint8, np.uint16):
         return np.ascontiguousarray(values)
-    least, most = values.min(), values.max()
+    least, most = values.min().item(), values.max().item()  # or half floats would overflow at 65535
     # NaN is in no range.
     if not (least >= -1 and most <= LARGEST_ID):
         raise UserError(f"{path} holds values from {least} to {most}: ids of labels are whole numbers from 0 to 65535")

@@ -84,7 +84,10 @@ def prepare(request: Request) -> int:
         plan(reading_of[one.pair.image], one, labels, kind, known, request.dst) for one in facts if one.pair.split
     ]
     if not any(one.pair.split == "train" and one.label for one in prepared):
-        raise UserError("no image with a label is left for train: see the problems above, or choose another --val")
+        raise UserError(
+            "no image with a label is left for train: see the problems above, or give fewer to val and test "
+            f"({', '.join(f'--{split}-list' for split in request.lists) or '--val'})"
+        )
     weights = [table.weights[entry.id] for entry in entries if not entry.ignored and entry.id in table.weights]
     text = table_text(entries, weights or class_weights(survey), kind.colours)
     parse_table(text, request.dst.name, request.dst / FILE)  # or what is written could not be read
