@@ -1,10 +1,17 @@
 """The commands around a training meet what a hostile hand gives them: one line, and the corrected command works."""
 
 import json
+import os
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from own_layouts import NewDataset, contents, make
+from own_layouts import NewDataset, contents, image, make, put
+
+from lib.base.errors import UserError
+from lib.predict import sources
+from lib.predict.sources import find_sources
 
 
 @pytest.fixture
@@ -65,3 +72,21 @@ def test_lists_that_leave_nothing_to_train_on_are_named(new_dataset, tmp_path):
     (tmp_path / "val.txt").write_text("\n".join(f"photo_{at}" for at in range(5)))
     error = new_dataset.error(*source, tmp_path / "data", "--val-list", tmp_path / "val.txt")
     assert error.endswith("or give fewer to val and test (--val-list)")
+
+
+@pytest.mark.parametrize("kind", ["closed", "folder"])
+def test_a_list_on_a_standard_input_that_gives_none_is_refused(tmp_path, monkeypatch, kind):
+    folder = os.open(tmp_path, os.O_RDONLY)
+    stream = SimpleNamespace(buffer=SimpleNamespace(read=lambda size: os.read(folder, 8)))
+    monkeypatch.setattr(sys, "stdin", None if kind == "closed" else stream)
+    with pytest.raises(UserError, match=r"the standard input cannot be read .*: pipe a list of paths into it"):
+        find_sources(["-"], tmp_path / "out")
+    os.close(folder)
+
+
+def test_a_line_that_a_list_repeats_is_looked_at_once(tmp_path, monkeypatch):
+    put(tmp_path / "a.png", image(0))
+    (tmp_path / "list.txt").write_text(f"{tmp_path / 'a.png'}\n" * 1_000_000)
+    looked = []
+    monkeypatch.setattr(sources, "_of_file", lambda *words, real=sources._of_file: looked.append(1) or real(*words))
+    assert len(find_sources([str(tmp_path / "list.txt")], tmp_path / "out")) == len(looked) == 1

@@ -1,5 +1,6 @@
 """What is to be predicted: the words of a command line as a list of files, each with the name of its results."""
 
+import errno
 import glob
 import os
 import re
@@ -70,7 +71,7 @@ def _of_words(words: Sequence[str], out: Path, within: str = "") -> Iterator[Sou
         if CAMERA.fullmatch(word):
             yield Source("camera", path, PurePath(word.replace(":", "_")))
         elif word == "-" and not within:
-            yield from _of_words(_lines(sys.stdin.buffer.read(LARGEST_LIST + 1), "the standard input"), out, "its list")
+            yield from _of_words(_lines(_standard_input(), "the standard input"), out, "its list")
         elif os.path.isdir(word):
             yield from _of_folder(path, out)
         elif os.path.lexists(word) and path.suffix.lower() in LISTS:
@@ -87,6 +88,17 @@ def _of_words(words: Sequence[str], out: Path, within: str = "") -> Iterator[Sou
             raise UserError(f"{f'in {within}: ' if within else ''}there is no file or folder {word}")
 
 
+def _standard_input() -> bytes:
+    try:
+        if sys.stdin is None:  # so Python has it where it was closed
+            raise OSError(errno.EBADF, "it is closed")
+        return sys.stdin.buffer.read(LARGEST_LIST + 1)
+    except OSError as error:
+        raise UserError(
+            f"-: the standard input cannot be read ({error.strerror}): pipe a list of paths into it"
+        ) from None
+
+
 def _lines(content: bytes, where: str) -> list[str]:
     if len(content) > LARGEST_LIST:
         raise UserError(f"{where} has more than {LARGEST_LIST >> 20} MiB: is it a list of paths?")
@@ -94,7 +106,7 @@ def _lines(content: bytes, where: str) -> list[str]:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{where} is no list of paths: byte {error.start} is not UTF-8") from None
-    return [line.strip() for line in lines if line.strip()]
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
 def _of_file(path: Path | ZipPath, name: PurePath) -> Source:
