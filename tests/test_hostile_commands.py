@@ -90,3 +90,21 @@ def test_a_line_that_a_list_repeats_is_looked_at_once(tmp_path, monkeypatch):
     looked = []
     monkeypatch.setattr(sources, "_of_file", lambda *words, real=sources._of_file: looked.append(1) or real(*words))
     assert len(find_sources([str(tmp_path / "list.txt")], tmp_path / "out")) == len(looked) == 1
+
+
+@pytest.mark.parametrize("name", ["classes.csv", "facts.json", "report.html", "sources.csv"])
+def test_a_file_of_others_with_a_name_that_it_writes_is_kept(new_dataset, tmp_path, name):
+    source = make(tmp_path / "raw")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / name).write_text("mine")
+    assert f"holds {name}, which new-dataset did not write" in new_dataset.error(*source, tmp_path / "data")
+    assert (tmp_path / "data" / name).read_text() == "mine"
+    (tmp_path / "data" / name).unlink()
+    assert new_dataset(*source, tmp_path / "data")[::2] == (0, "")
+
+
+def test_results_are_not_written_among_the_sources(tmp_path):
+    put(tmp_path / "images" / "a.png", image(0))
+    with pytest.raises(UserError, match=r"--out .* is a folder of sources.*such as .*predicted"):
+        find_sources([str(tmp_path / "images")], tmp_path / "images")
+    assert len(find_sources([str(tmp_path / "images")], tmp_path / "images" / "predicted")) == 1

@@ -121,6 +121,11 @@ def _of_file(path: Path | ZipPath, name: PurePath) -> Source:
 
 def _of_folder(folder: Path, out: Path) -> Iterator[Source]:
     count = 0
+    if folder.resolve() == out:
+        raise UserError(
+            f"--out {folder} is a folder of sources, where results would be sources the next time: choose another, "
+            f"such as {folder / 'predicted'}"
+        )
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and Path(parent, name).resolve() != out

@@ -21,12 +21,11 @@ from datasets.seg.own.split import SHARE, by_lists, divide
 from datasets.seg.own.statistics import bands, class_weights, measure
 from datasets.seg.own.survey import Labels, read_all
 from datasets.seg.own.table import BACKGROUND, VOID, Named, Table, TooMany, Wishes, make_table, show, table_text
-from datasets.seg.own.write import Prepared, plan, refuse_overlap, write
+from datasets.seg.own.write import FACTS, REPORT, Prepared, plan, refuse_overlap, write
 from datasets.seg.preprocess.runner import SPLITS, say
 from lib.base.errors import UserError
 from lib.base.names import printable
 
-FACTS, REPORT = "facts.json", "report.html"
 ANNOTATIONS = ("instances", "stuff")
 """How COCO's files of segmentations are called, among others in one folder."""
 

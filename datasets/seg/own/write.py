@@ -31,6 +31,7 @@ from lib.base.errors import UserError
 from lib.base.regular import read_regular
 
 SOURCES = "sources.csv"
+FACTS, REPORT = "facts.json", "report.html"
 HEADING = ("split", "name", "image", "label", "image_made", "label_made")
 VERSION = "1"
 """Of what is made of a source; another one makes all files anew."""
@@ -246,11 +247,14 @@ def _write(
     strays = [path.relative_to(dst).as_posix() for path in find_strays(list(prepared), dst)]
     present = strays + [name for name in wanted if os.path.lexists(dst / name)]
     foreign = sorted(set(present) - before.keys())
+    if not (_text(dst / SOURCES) or "").startswith(",".join(HEADING)):
+        # The list is the first of these that a run writes.
+        foreign += [name for name in (FILE, FACTS, REPORT, SOURCES) if os.path.lexists(dst / name)]
     if foreign:
         more = f" and {len(foreign) - 1} others" if len(foreign) > 1 else ""
         raise UserError(
             f"--dst {dst} holds {foreign[0]}{more}, which new-dataset did not write: they would be trained on or "
-            "overwritten; remove them, or choose an empty folder"
+            "overwritten; move them away, or choose an empty folder"
         )
     current = {name for name, target in wanted.items() if before.get(name) == target.made and target.is_current(link)}
     stale = [name for name in present if name not in current]
