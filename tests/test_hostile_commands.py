@@ -1,5 +1,6 @@
 """The commands around a training meet what a hostile hand gives them: one line, and the corrected command works."""
 
+import errno
 import json
 import os
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from own_layouts import NewDataset, contents, image, make, put
 
+from lib.base.atomic import write_atomically
 from lib.base.errors import UserError
 from lib.predict import sources
 from lib.predict.sources import find_sources
@@ -108,3 +110,12 @@ def test_results_are_not_written_among_the_sources(tmp_path):
     with pytest.raises(UserError, match=r"--out .* is a folder of sources.*such as .*predicted"):
         find_sources([str(tmp_path / "images")], tmp_path / "images")
     assert len(find_sources([str(tmp_path / "images")], tmp_path / "images" / "predicted")) == 1
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    def fill(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'curves.png'}'"):
+        write_atomically(tmp_path / "curves.png", fill)
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> Non
     """Let ``write`` fill a temporary file beside ``path``, flush it to the disk, then rename it to ``path``.
 
     The file has the permissions that the user's umask leaves of ``rw-rw-rw-``. If ``write`` raises (a full disk, an
-    interrupt) the temporary file is removed and ``path`` is as it was.
+    interrupt) the temporary file is removed and ``path`` is as it was; an OSError names ``path`` if it names nothing.
     """
     path = Path(path)
     # The longest names that there can be leave no room for an addition.
@@ -27,8 +27,10 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> Non
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(path)  # a full disk does not say where it is
         raise
 
 
