@@ -341,3 +341,9 @@ def test_a_zip_is_looked_at_in_place(browse, data_root, tmp_path):
     packed = shutil.make_archive(str(tmp_path / "data"), "zip", data_root)
     assert browse(packed, "--dataset", "cityscapes", "--count", 2, "--out", tmp_path / "out")[0] == 0
     assert len(Page(tmp_path / "out" / "index.html").names) == 2
+
+
+def test_sheets_are_not_written_among_the_images(browse, data_copy):
+    for out in (data_copy, data_copy / "train" / "image"):
+        assert "lies in the data" in browse(data_copy, "--dataset", "cityscapes", "--out", out)[2]
+    assert not list(data_copy.rglob("*.html"))

@@ -54,7 +54,11 @@ def run(options: argparse.Namespace) -> None:
         )
     from lib.vis.browse import write_view
 
-    view = _view(_task(options), options)
+    task = _task(options)
+    root = Path(task.config.data.root).resolve()
+    if root in (options.out.resolve(), *options.out.resolve().parents):
+        raise UserError(f"--out {options.out} lies in the data at {root}, where sheets would be images: choose another")
+    view = _view(task, options)
     *sheets, page = write_view(view, options.out, width=options.width, suffix=f".{options.format}")
     print(f"{view.title}\n{len(sheets)} {'sheets' if len(sheets) > 1 else 'sheet'} and {page}")
 
