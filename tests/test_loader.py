@@ -202,6 +202,15 @@ def test_an_error_of_the_system_in_a_worker_is_one_line(root, monkeypatch):
         next(iter(loader))
 
 
+def test_shared_memory_that_is_full_is_one_line(root, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("unable to write to file </torch_123_456_0>: No space left on device (28)")
+
+    monkeypatch.setattr("lib.engine.loader.default_collate", fail)
+    with training(root, workers=1) as loader, pytest.raises(UserError, match=r"No space left.*/dev/shm"):
+        next(iter(loader))
+
+
 def worker_ids() -> set[int]:
     """Process ids of the children of this process that are alive."""
     ids = set()

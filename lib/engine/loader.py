@@ -200,7 +200,16 @@ def _collate(items: list[dict | UserError]) -> dict | UserError:
     for item in items:
         if isinstance(item, UserError):
             return item
-    batch = {key: default_collate([item[key] for item in items]) for key in items[0] if key != "meta"}
+    try:
+        batch = {key: default_collate([item[key] for item in items]) for key in items[0] if key != "meta"}
+    except RuntimeError as error:
+        # Workers hand batches on in files of shared memory, which PyTorch names so.
+        if "</torch_" not in str(error):
+            raise
+        return UserError(
+            f"the shared memory of the loader's processes is full ({error}): give /dev/shm more room, lower "
+            "data.workers or data.crop_size, or set data.workers=0"
+        )
     return batch | {"meta": [item["meta"] for item in items]}
 
 
