@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from datasets.seg.classes import load_table
 
@@ -184,6 +185,7 @@ def test_the_published_name_runs_the_same_recipe_from_a_checkout_with_spaces_in_
     ours, theirs = scripts(*words), scripts(*words, name=published, root=checkout)
     assert ours.status == theirs.status == 0, theirs.stderr
     assert ours.stdout == theirs.stdout
-    assert f"root: {data_root}" in ours.stdout and "seed: 7" in ours.stdout
-    assert f"pretrained: {scripts.folder}/weights of mine.pth" in ours.stdout
+    found = yaml.safe_load(ours.stdout)
+    assert found["data"]["root"] == str(data_root) and found["seed"] == 7
+    assert found["pretrained"] == f"{scripts.folder}/weights of mine.pth"
     assert not scripts.run("tag").path.exists()

@@ -77,9 +77,11 @@ def test_main_typed_directly_imports_the_checkout_alone(hostile, tmp_path, flags
 
 def test_main_needs_no_working_directory(tmp_path):
     (tmp_path / "gone").mkdir()
-    command = f'cd "$1" && rmdir "$1" && PYTHONPATH=/ exec "$2" {ROOT}/main.py --help'
+    command = 'cd "$1" && rmdir "$1" && PYTHONPATH=/ exec "$2" "$3" --help'
     done = subprocess.run(
-        ["bash", "-c", command, "bash", tmp_path / "gone", sys.executable], capture_output=True, text=True
+        ["bash", "-c", command, "bash", tmp_path / "gone", sys.executable, ROOT / "main.py"],
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
 
