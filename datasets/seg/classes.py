@@ -10,6 +10,7 @@ import csv
 import io
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -191,7 +192,7 @@ def parse_table(text: str, dataset: str, where: object) -> ClassTable:
         train_id_of=train_id_of,
         id_of=np.array([row["id"] for row in classes], np.uint8),
         weights=None if None in weights else tuple(weights),
-        valid_ids=_ranges(sorted(row["id"] for row in rows)),
+        valid_ids=", ".join(runs_of(sorted(row["id"] for row in rows))),
         text=text,
     )
 
@@ -240,12 +241,12 @@ def _number(row: dict[str, str], column: str, where: str, kind: type = int, most
     return value
 
 
-def _ranges(numbers: list[int]) -> str:
-    """Ascending numbers in words: "0..20, 255"."""
+def runs_of(numbers: Iterable[int]) -> list[str]:
+    """Ascending numbers in words, a run of them in one: "0..20", "255"."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return [f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from datasets.seg.classes import runs_of
 from datasets.seg.own.facts import PairFacts
 from datasets.seg.own.statistics import spread
 from lib.base.names import printable
@@ -44,13 +45,7 @@ def shown(value: int, colours: bool) -> str:
 
 def ranges(numbers: Iterable[int]) -> str:
     """Ascending numbers in words: "0..20, 255"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return listed((f"{run[0]}..{run[-1]}" if len(run) > 1 else run[0] for run in runs), most=12)
+    return listed(runs_of(numbers), most=12)
 
 
 def sizes(facts: Sequence[PairFacts]) -> str:
